@@ -1,0 +1,39 @@
+"""Built-in task families; importing this registers them, and their Gymnasium environments, by name."""
+
+if __name__ != "metarl.envs":
+    raise ImportError(
+        f"the built-in task families must be imported as 'metarl.envs', not as {__name__!r}, or they would register "
+        "twice: write `import metarl.envs`"
+    )
+
+import gymnasium
+
+from metarl.envs.ant import AntDir, AntDirEnv, AntVel, AntVelEnv
+from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
+from metarl.envs.navigation import Navigation2D, Navigation2DEnv
+
+HORIZONS = {
+    "metarl/Navigation2D-v0": ("metarl.envs.navigation:Navigation2DEnv", 100),
+    "metarl/HalfCheetahVel-v0": ("metarl.envs.half_cheetah:HalfCheetahVelEnv", 200),
+    "metarl/HalfCheetahDir-v0": ("metarl.envs.half_cheetah:HalfCheetahDirEnv", 200),
+    "metarl/AntVel-v0": ("metarl.envs.ant:AntVelEnv", 200),
+    "metarl/AntDir-v0": ("metarl.envs.ant:AntDirEnv", 200),
+}
+"""Class and horizon in control steps of each Gymnasium id (Finn et al. 2017, arXiv:1703.03400, app. A.2)."""
+
+for _id, (_entry_point, _horizon) in HORIZONS.items():
+    gymnasium.register(id=_id, entry_point=_entry_point, max_episode_steps=_horizon)
+
+__all__ = [
+    "AntDir",
+    "AntDirEnv",
+    "AntVel",
+    "AntVelEnv",
+    "HORIZONS",
+    "HalfCheetahDir",
+    "HalfCheetahDirEnv",
+    "HalfCheetahVel",
+    "HalfCheetahVelEnv",
+    "Navigation2D",
+    "Navigation2DEnv",
+]

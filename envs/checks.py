@@ -1,0 +1,114 @@
+"""Checks at the border: options of a family, tasks, actions and seeds given by the caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+Tasks = Any
+"""float64 rows ``[M, P]``; not ``FloatArray``, since type checkers do not take an array for a sequence of tasks."""
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {known}; got {value!r}")
+
+
+def check_range(name: str, low: float, high: float) -> None:
+    """Raise ValueError unless both bounds are finite and ``low <= high``."""
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(
+            f"{name}_low and {name}_high must be finite with {name}_low <= {name}_high; "
+            f"got {low!r} and {high!r}; swap them if they are the wrong way round"
+        )
+
+
+def check_count(name: str, value: int, at_least: int) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least ``at_least``."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} must be a whole number of at least {at_least}; got {value!r}")
+
+
+def task_rows(tasks: Any, size: int, meaning: str) -> FloatArray:
+    """``tasks`` as a float64 array ``[M, size]``.
+
+    Args:
+        tasks: task parameters, anything numpy makes an array of.
+        size: P, the number of parameters of one task.
+        meaning: what a row holds, for the error message.
+
+    Raises:
+        ValueError: if there is no task, or the shape or a number is wrong.
+    """
+    try:
+        rows = np.array(tasks, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tasks must be numbers [M, {size}] ({meaning}); got {tasks!r}") from error
+    if rows.ndim != 2 or rows.shape[1] != size or len(rows) == 0:
+        raise ValueError(
+            f"tasks must have shape [M, {size}] with M >= 1 ({meaning}); got shape {rows.shape}; "
+            "family.sample(rng, M) makes such an array"
+        )
+    if not np.isfinite(rows).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ValueError(f"task parameters must be finite ({meaning}); got {rows[bad].tolist()} for task {bad}")
+    return rows
+
+
+def check_signs(tasks: FloatArray) -> None:
+    """Raise ValueError unless the first parameter of every task is +1 or -1."""
+    wrong = np.abs(tasks[:, 0]) != 1.0
+    if wrong.any():
+        raise ValueError(
+            f"a direction must be 1 (forward) or -1 (backward), not an angle; got {tasks[wrong][0, 0]!r} "
+            f"for task {int(np.flatnonzero(wrong)[0])}"
+        )
+
+
+def check_actions(actions: NDArray[Any], shape: tuple[int, ...]) -> FloatArray:
+    """``actions`` in float64, or ValueError unless they have ``shape``."""
+    array: FloatArray = np.asarray(actions, dtype=np.float64)
+    if array.shape != shape:
+        raise ValueError(f"actions must have shape {shape}; got shape {array.shape}")
+    return array
+
+
+def bad_rows(array: FloatArray) -> BoolArray:
+    """Which rows of ``array [N, K]`` hold a number that is not finite, ``[N]``; quick where none does."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return np.zeros(len(array), dtype=np.bool_)
+    rows: BoolArray = ~np.all(finite, axis=1)
+    return rows
+
+
+def episode_generators(
+    seed: int | Sequence[int] | None, known: list[np.random.Generator], count: int
+) -> list[np.random.Generator]:
+    """One generator per sub-environment, the very one that ``reset(seed=...)`` of a single environment makes.
+
+    Args:
+        seed: a seed for each sub-environment; or one number, from which they count up, as in Gymnasium's
+            SyncVectorEnv; or None to go on with ``known``.
+        known: generators of the last reset, empty before the first.
+        count: the number of sub-environments.
+
+    Raises:
+        ValueError: if there are not ``count`` seeds.
+    """
+    if seed is None:
+        return known or [seeding.np_random()[0] for _ in range(count)]
+    seeds = range(int(seed), int(seed) + count) if isinstance(seed, int | np.integer) else seed
+    if len(seeds) != count:
+        raise ValueError(f"seed must be one number or one for each of the {count} sub-environments; got {len(seeds)}")
+    return [seeding.np_random(int(number))[0] for number in seeds]

@@ -1,0 +1,249 @@
+"""2D navigation: a point that has to find a goal it cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from metarl.envs.checks import BoolArray, FloatArray, Tasks, check_actions, check_choice, check_count, task_rows
+from metarl.envs.drawing import draw_path
+from metarl.tasks import register
+
+Goals = Literal["square", "corners", "half-circle"]
+Observations = NDArray[np.float32]
+
+LARGEST_MOVE = 0.1
+"""Bound of each component of a move (m)."""
+TOLERANCE = 0.01
+"""The goal is reached where both coordinates are nearer than this (m)."""
+FAR = 1e10
+"""Bound of the observation space (m); a step moves at most ``LARGEST_MOVE``, so nothing comes near it."""
+
+
+class Moves(NamedTuple):
+    """What N points return for one step."""
+
+    positions: FloatArray
+    rewards: FloatArray
+    reached: BoolArray
+    finite: BoolArray
+
+
+def move(positions: FloatArray, goals: FloatArray, actions: FloatArray) -> Moves:
+    """Move N points; the same for the single and the vector environment.
+
+    Args:
+        positions: where they are ``[N, 2]`` (m).
+        goals: where they should go ``[N, 2]`` (m).
+        actions: wanted moves ``[N, 2]`` (m), clipped to ``LARGEST_MOVE``. A point whose action is not finite stays.
+
+    Returns:
+        New positions; rewards, minus the distance to the goal after the move (0 if the action was not finite); whether
+        the goal is reached; whether the action was finite.
+    """
+    steps = np.clip(actions, -LARGEST_MOVE, LARGEST_MOVE)
+    finite = np.isfinite(actions[:, 0]) & np.isfinite(actions[:, 1])
+    if not finite.all():
+        steps[~finite] = 0.0
+    positions = positions + steps
+    apart = positions - goals
+    x, y = apart[:, 0], apart[:, 1]
+    rewards = np.where(finite, -np.sqrt(x * x + y * y), 0.0)
+    reached = (np.abs(x) < TOLERANCE) & (np.abs(y) < TOLERANCE) & finite
+    return Moves(positions, rewards, reached, finite)
+
+
+def position_space() -> spaces.Box[np.float32]:
+    """Positions x, y (m)."""
+    return spaces.Box(low=-FAR, high=FAR, shape=(2,), dtype=np.float32)
+
+
+def move_space() -> spaces.Box[np.float32]:
+    """Moves along x and y (m)."""
+    return spaces.Box(low=-LARGEST_MOVE, high=LARGEST_MOVE, shape=(2,), dtype=np.float32)
+
+
+class Navigation2DEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
+    """Move a point to a goal it cannot see, without a time limit; ``Navigation2D`` states every choice.
+
+    An action that is not finite leaves the point where it is and ``truncates`` with reward 0; ``info["diverged"]`` is
+    True then, and False in every other step.
+
+    Args:
+        goal: x and y of the goal (m).
+        terminate: whether reaching the goal ends the episode.
+        render_mode: None or "rgb_array", a drawing of start, path and goal.
+        width: of pictures (pixels).
+        height: of pictures (pixels).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - Gymnasium reads it from the class
+
+    def __init__(
+        self,
+        goal: Sequence[float] | FloatArray = (0.3, 0.3),
+        *,
+        terminate: bool = True,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+    ) -> None:
+        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_count("width", width, 1)
+        check_count("height", height, 1)
+        self.render_mode = render_mode
+        self.goal = task_rows([goal], 2, "x and y of the goal in m")[0]
+        self.terminate = terminate
+        self.action_space = move_space()
+        self.observation_space = position_space()
+        self._size = (width, height)
+        self._path = [np.zeros(2)]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Start an episode at the origin; ``options`` are not used."""
+        super().reset(seed=seed)
+        self._path = [np.zeros(2)]
+        return np.zeros(2, dtype=np.float32), {"diverged": False}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """Move by ``action`` ``[2]`` (m)."""
+        wanted = check_actions(action, (2,))[None]
+        positions, rewards, reached, finite = move(self._path[-1][None], self.goal[None], wanted)
+        self._path.append(positions[0])
+        terminated = self.terminate and bool(reached[0])
+        diverged = not bool(finite[0])
+        return positions[0].astype(np.float32), float(rewards[0]), terminated, diverged, {"diverged": diverged}
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Drawing ``[height, width, 3]`` of start, path and goal; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return draw_path(np.array(self._path), self.goal, *self._size)
+
+
+class Navigation2DVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray[Any]]):
+    """N points, each with its own goal; equal to N ``Navigation2DEnv`` bit for bit.
+
+    A row that is terminated or truncated stays as it is, with reward 0 and its flags set, until ``reset``.
+    ``info["diverged"]`` ``[N]`` tells which rows were truncated because an action was not finite.
+
+    Args:
+        goals: x and y of each row's goal ``[N, 2]`` (m).
+        terminate: whether reaching the goal ends the episode.
+    """
+
+    def __init__(self, goals: FloatArray, *, terminate: bool = True) -> None:
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+        self.goals = goals
+        self.terminate = terminate
+        self.num_envs = len(goals)
+        self.single_action_space = move_space()
+        self.single_observation_space = position_space()
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self._positions = np.zeros((self.num_envs, 2))
+        self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        self._diverged = np.zeros(self.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Start an episode at the origin in every row; nothing is random, so ``seed`` changes nothing."""
+        self._positions = np.zeros((self.num_envs, 2))
+        self._terminated[:] = False
+        self._diverged[:] = False
+        return self._positions.astype(np.float32), {"diverged": self._diverged.copy()}
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[Observations, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+        """Move each point that is not over by its row of ``actions`` ``[N, 2]`` (m)."""
+        wanted = check_actions(actions, self._positions.shape)
+        positions, rewards, reached, finite = move(self._positions, self.goals, wanted)
+        over = self._terminated | self._diverged
+        if over.any():
+            positions[over] = self._positions[over]
+            rewards[over] = 0.0
+        self._positions = positions
+        if self.terminate:
+            self._terminated |= reached & ~over
+        self._diverged |= ~(finite | over)
+        info = {"diverged": self._diverged.copy()}
+        return positions.astype(np.float32), rewards, self._terminated.copy(), self._diverged.copy(), info
+
+
+@register("navigation-2d")
+@dataclass(frozen=True, kw_only=True)
+class Navigation2D:
+    """Point in the plane that has to find a goal it cannot see.
+
+    Task: x and y of the goal (m). With ``goals`` "square" uniform in [-``extent``, ``extent``]^2 (MAML: 0.5; PEARL: 1),
+    with "corners" one of the four corners of that square (ProMP: 2), with "half-circle" on the upper half of the circle
+    of radius ``extent`` about the start, at an angle U[0, pi] (PEARL: 1).
+
+    Reward: minus the Euclidean distance to the goal after the move (m). No control cost.
+
+    Action: the move along x and y, each clipped to [-0.1, 0.1] m.
+
+    Termination: both coordinates within 0.01 m of the goal, unless ``terminate`` is off. An action that is not finite
+    truncates.
+
+    Time: one move per step, without units; MAML's episodes have 100 steps.
+
+    Observation, float32:
+
+    | index | quantity | unit |
+    |---|---|---|
+    | 0 | x of the point; the goal is not observed | m |
+    | 1 | y of the point | m |
+
+    Initial state: the origin, without noise.
+
+    Source: Finn et al. 2017 (arXiv:1703.03400), code cbfinn/maml_rl and tristandeleu/pytorch-maml-rl.
+    """
+
+    goals: Goals = "square"
+    """Where goals lie: all over a square, on its corners, or on a half-circle."""
+    extent: float = 0.5
+    """Half the side of the square, or the radius of the half-circle (m)."""
+    terminate: bool = True
+    """Whether reaching the goal ends the episode."""
+
+    def __post_init__(self) -> None:
+        check_choice("goals", self.goals, ("square", "corners", "half-circle"))
+        if not (np.isfinite(self.extent) and self.extent > 0):
+            raise ValueError(f"extent must be finite and positive (m); got {self.extent!r}; MAML has 0.5")
+
+    def sample(self, rng: np.random.Generator, count: int) -> Tasks:
+        """Goals ``[count, 2]`` (m)."""
+        check_count("count", count, 1)
+        if self.goals == "square":
+            return rng.uniform(-self.extent, self.extent, size=(count, 2))
+        if self.goals == "corners":
+            return self.extent * (2.0 * rng.integers(0, 2, size=(count, 2)) - 1.0)
+        angle = rng.uniform(0.0, np.pi, size=count)
+        return self.extent * np.stack((np.cos(angle), np.sin(angle)), axis=1)
+
+    def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> Navigation2DEnv:
+        """The environment of one task ``[2]``."""
+        return Navigation2DEnv(task, terminate=self.terminate, render_mode=render_mode)
+
+    def make_vec(self, tasks: Tasks, episodes: int) -> Navigation2DVectorEnv:
+        """``episodes`` environments next to each other for each of ``tasks`` ``[M, 2]``."""
+        check_count("episodes", episodes, 1)
+        goals = np.repeat(task_rows(tasks, 2, "x and y of the goal in m"), episodes, axis=0)
+        return Navigation2DVectorEnv(goals, terminate=self.terminate)
+
+    def describe(self, task: FloatArray) -> str:
+        """The task in words."""
+        return f"goal ({task[0]:.2f}, {task[1]:.2f}) m"

@@ -1,0 +1,54 @@
+"""The ``metarl`` command. Commands load only when they are called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """One verb of the command line."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("commands", "train", "meta-train on a task family, or resume a run"),
+    "evaluate": Command("commands", "evaluate", "returns of held-out tasks before and after adaptation"),
+    "render": Command("commands", "render", "a video of the same tasks before and after adaptation"),
+    "plot": Command("commands", "plot", "learning curves, and return against gradient steps"),
+    "list": Command("commands", "list_all", "task families, algorithms and presets"),
+    "bench": Command("commands", "bench", "measure sampling (rollout) or a whole meta-iteration (iteration)"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 a run failed, 2 the command line was wrong, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="metarl",
+        description="Meta-reinforcement learning on Gymnasium.",
+        epilog="'metarl COMMAND --help' lists a command's flags.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        verbs.add_parser(name, help=command.help, add_help=False)
+    chosen = parser.parse_args(arguments[:1]).command
+    command = COMMANDS[chosen]
+    module = importlib.import_module(f"metarl.experiments.{command.module}")
+    status: int = getattr(module, command.function)(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""What the commands do with their arguments: flags from the configuration classes, errors in a line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import metarl.envs  # noqa: F401  registers the built-in families
+from metarl.checkpoints import CheckpointError
+from metarl.engine import MetaTrainConfig, TrainingStalled, UnsupportedSpace
+from metarl.experiments import train as training
+from metarl.experiments.config import ConfigError, RunConfig
+from metarl.experiments.presets import UnknownPreset, preset_config, presets_of
+from metarl.experiments.runs import RunError
+from metarl.tasks import FAMILIES, UnknownTaskFamily, family_factory
+
+_USAGE_ERRORS = (UnknownTaskFamily, UnknownPreset, ConfigError, ValueError)
+_RUN_ERRORS = (RunError, CheckpointError, TrainingStalled, UnsupportedSpace)
+_FLAGS = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
+
+console = Console()
+complaints = Console(stderr=True)
+
+
+def _reported(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """Turn the errors that a user can mend into one line and an exit status."""
+
+    @wraps(command)
+    def run(argv: Sequence[str]) -> int:
+        try:
+            return command(argv)
+        except _USAGE_ERRORS as error:
+            complaints.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            return 2
+        except _RUN_ERRORS as error:
+            complaints.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            return 1
+        except KeyboardInterrupt:
+            complaints.print("interrupted; the last checkpoint stands")
+            return 130
+
+    return run
+
+
+@_reported
+def train(argv: Sequence[str]) -> int:
+    """``metarl train FAMILY [--preset P] [flags]`` or ``metarl train --resume RUN_DIR``."""
+    parser = argparse.ArgumentParser(
+        prog="metarl train",
+        description="Meta-train on a task family. 'metarl train FAMILY --help' lists a flag for every field.",
+        epilog=f"families: {', '.join(sorted(FAMILIES))}",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("family", nargs="?", metavar="FAMILY")
+    parser.add_argument("--preset", default="default", help="where the flags' defaults come from ('metarl list')")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue a run; takes no other flags")
+    parser.add_argument("--name", help="folder of the run, under --runs; by default family, preset, seed and time")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
+    chosen, rest = parser.parse_known_args(argv)
+    if chosen.resume is not None:
+        if chosen.family or rest:
+            parser.error("--resume takes the run's own configuration: leave out the family and the other flags")
+        training.resume(chosen.resume, console)
+        return 0
+    if chosen.family is None:
+        parser.print_help()
+        return 0 if {"-h", "--help"} & set(rest) else 2
+    config = _run_config(preset_config(chosen.family, chosen.preset), rest)
+    directory = chosen.runs / (chosen.name or _default_name(config))
+    state = training.start(config, directory, console)
+    console.print(f"run: {directory} ({state.iteration} iterations). Next: metarl evaluate {directory}", soft_wrap=True)
+    return 0
+
+
+def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
+    """The preset with the flags of the command line: the run's own, ``--family.*`` and the algorithm's."""
+    kept = tyro.conf.arg(name="")
+    form = dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("family", type(preset.family), dataclasses.field(default=preset.family)),
+            ("train", Annotated[MetaTrainConfig, kept], dataclasses.field(default=preset.train)),
+            ("minutes", float | None, dataclasses.field(default=preset.minutes)),
+            ("checkpoint_every", int, dataclasses.field(default=preset.checkpoint_every)),
+            ("keep_checkpoints", int, dataclasses.field(default=preset.keep_checkpoints)),
+        ],
+        kw_only=True,
+        frozen=True,
+    )
+    flags: Any = tyro.cli(
+        form,
+        args=list(rest),
+        prog=f"metarl train {preset.family_name}",
+        description=f"Meta-train on {preset.family_name}; defaults from its preset {preset.preset!r}.",
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    names = [item.name for item in dataclasses.fields(flags)]
+    return dataclasses.replace(preset, **{name: getattr(flags, name) for name in names})
+
+
+def _default_name(config: RunConfig) -> str:
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{config.family_name}-{config.preset}-seed{config.train.seed}-{now}"
+
+
+@_reported
+def evaluate(argv: Sequence[str]) -> int:
+    """``metarl evaluate RUN_DIR [--steps K] [flags]``."""
+    from metarl.experiments.evaluate import EvaluateConfig, evaluate_run
+
+    directory, options = _directory_and_options("evaluate", EvaluateConfig, argv)
+    evaluate_run(directory, options, console)
+    return 0
+
+
+def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tuple[Path, Any]:
+    form = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("directory", tyro.conf.Positional[Path]),
+            ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)),
+        ],
+    )
+    arguments: Any = tyro.cli(form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__)
+    return arguments.directory, arguments.options
+
+
+@_reported
+def list_all(argv: Sequence[str]) -> int:
+    """``metarl list``."""
+    argparse.ArgumentParser(prog="metarl list", description="Task families, algorithms and presets.").parse_args(argv)
+    view = Table("family", "what", "preset", "setting", title="task families and presets")
+    for name in sorted(FAMILIES):
+        summary = (family_factory(name).__doc__ or "").strip().split("\n")[0]
+        for row, (preset, setting) in enumerate(presets_of(name).items()):
+            view.add_row(name if row == 0 else "", summary if row == 0 else "", preset, setting.summary)
+    console.print(view)
+    algorithms = Table("algorithm", "what", title="algorithms")
+    algorithms.add_row("maml-trpo", "MAML with a trust region through the adaptation (arXiv:1703.03400, alg. 3)")
+    algorithms.add_row("fomaml-trpo", "the same with inner gradients as constants: --inner.first-order True")
+    console.print(algorithms)
+    return 0

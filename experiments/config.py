@@ -1,0 +1,96 @@
+"""The configuration of a run, and how it stands on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from metarl.engine import MetaTrainConfig
+from metarl.tasks import family_factory
+
+FORMAT = 1
+"""Version of config.json."""
+
+
+class ConfigError(ValueError):
+    """A configuration file does not describe a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run: a task family, how to meta-train on it, and what to keep."""
+
+    family_name: str
+    """Registered name of the task family."""
+    preset: str
+    """The preset that the run started from."""
+    family: Any
+    """The task family."""
+    train: MetaTrainConfig = field(default_factory=MetaTrainConfig)
+    """The algorithm."""
+    minutes: float | None = None
+    """Stop after this much training time even if iterations are left."""
+    checkpoint_every: int = 10
+    """Meta-iterations between checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; the best is kept besides."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.minutes is not None and not self.minutes > 0.0:
+            raise ValueError(f"minutes must be positive, got {self.minutes}; leave it out to train for all iterations")
+
+
+def to_json(config: RunConfig) -> bytes:
+    """The configuration as a readable JSON document."""
+    family = dataclasses.asdict(config.family) if dataclasses.is_dataclass(config.family) else {}
+    fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **fields, "family": family}), indent=2) + b"\n"
+
+
+def from_json(content: bytes, source: Path) -> RunConfig:
+    """Read what ``to_json`` wrote.
+
+    Args:
+        content: the document.
+        source: where it came from, for messages.
+
+    Raises:
+        ConfigError: naming the field that is missing, unknown or impossible.
+        UnknownTaskFamily: if the family is not registered.
+    """
+    try:
+        raw = msgspec.json.decode(content)
+        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
+            raise ConfigError(f"{source} is not a run configuration of format {FORMAT}; was it written by metarl?")
+        _refuse_unknown(raw, RunConfig, source)
+        config = msgspec.convert(raw, RunConfig)
+        factory = family_factory(config.family_name)
+        if not dataclasses.is_dataclass(factory):
+            return dataclasses.replace(config, family=factory())
+        _refuse_unknown(config.family, factory, source)
+        return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _refuse_unknown(given: Any, kind: Any, source: Path) -> None:
+    """Raise for keys that the dataclass ``kind``, or one inside it, does not have."""
+    if not isinstance(given, dict):
+        return
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(given) - set(hints))
+    if unknown:
+        raise ConfigError(f"{source}: {kind.__name__} has no field {', '.join(unknown)} in this version of metarl")
+    for name, value in given.items():
+        if dataclasses.is_dataclass(hints[name]):
+            _refuse_unknown(value, hints[name], source)

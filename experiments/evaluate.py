@@ -1,0 +1,150 @@
+"""``metarl evaluate``: returns of held-out tasks before and after each gradient step."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from metarl.engine import Evaluation, evaluate, make_learner
+from metarl.experiments.runs import Run, load_run, write_json
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.seeding import Stream, generator
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a run is judged: on tasks that training never draws, before and after adaptation."""
+
+    steps: int = 3
+    """Gradient steps K; each collects episodes of its own."""
+    tasks: int = 40
+    """Held-out tasks."""
+    episodes: int = 40
+    """Episodes per task and step: the gradient's data, and the return reported."""
+    step_size: float | None = None
+    """Of the first step; the run's own if left out."""
+    later_step_size: float | None = None
+    """Of the later steps; half the first's if left out, as in Finn et al. 2017, app. A.2."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Best means the highest return after adaptation on the training run's own held-out tasks."""
+    seed: int = 0
+    """Of the tasks and episodes, in streams that training does not use."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("step_size", "later_step_size"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+
+    def step_sizes(self, inner_step_size: float) -> list[float]:
+        """The size of each step."""
+        first = inner_step_size if self.step_size is None else self.step_size
+        later = first / 2.0 if self.later_step_size is None else self.later_step_size
+        return [first, *[later] * (self.steps - 1)][: self.steps]
+
+
+def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> dict[str, Any]:
+    """Evaluate a run, print the table and write ``evaluation.json``.
+
+    Raises:
+        RunError: if the directory is not a run.
+        CheckpointError: if its checkpoint cannot be read.
+    """
+    run = load_run(directory, options.checkpoint)
+    for complaint in run.complaints:
+        console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
+    result = summarize(run, options, evaluate_tasks(run, options))
+    console.print(table(result))
+    write_json(directory / EVALUATION, result)
+    console.print(f"written to {directory / EVALUATION}", soft_wrap=True)
+    return result
+
+
+def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
+    """Adapt to held-out tasks and measure the return at every step."""
+    config = run.config.train
+    step_sizes = options.step_sizes(config.inner.step_size)
+    learner = make_learner(run.policy, config, step_sizes)
+    tasks = run.config.family.sample(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
+    rollout = replace(config.rollout, episodes=options.episodes)
+    return evaluate(
+        run.config.family,
+        learner,
+        run.state.meta,
+        tasks,
+        rollout,
+        EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ()),
+    )
+
+
+def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
+    """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
+    config = run.config.train
+    return {
+        "family": run.config.family_name,
+        "preset": run.config.preset,
+        "training_seed": config.seed,
+        "iteration": run.state.iteration,
+        "checkpoint": options.checkpoint,
+        "tasks": options.tasks,
+        "episodes": options.episodes,
+        "horizon": config.rollout.horizon,
+        "step_sizes": options.step_sizes(config.inner.step_size),
+        "mean_return": [_mean(row) for row in evaluation.returns],
+        "ci95": [_interval(row) for row in evaluation.returns],
+        "diverged_episodes": evaluation.diverged,
+        "seed": options.seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Mean return and interval after 0..K gradient steps."""
+    view = Table(
+        title=f"{result['family']}: return on {result['tasks']} held-out tasks, {result['episodes']} episodes each"
+    )
+    for heading in ("gradient steps", "step size", "mean return", "95 % interval"):
+        view.add_column(heading, justify="right")
+    sizes = ["", *(f"{size:g}" for size in result["step_sizes"])]
+    for step, (mean, half) in enumerate(zip(result["mean_return"], result["ci95"], strict=True)):
+        view.add_row(str(step), sizes[step], f"{mean:.2f}", f"± {half:.2f}")
+    return view
+
+
+def read_evaluation(directory: Path) -> dict[str, Any] | None:
+    """A run's ``evaluation.json``, or None where it was not evaluated."""
+    path = directory / EVALUATION
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def _mean(row: np.ndarray) -> float:
+    finite = row[np.isfinite(row)]
+    return float(finite.mean()) if finite.size else math.nan
+
+
+def _interval(row: np.ndarray) -> float:
+    """Half the width of the 95 % interval of the mean over tasks; nan for fewer than two."""
+    finite = row[np.isfinite(row)]
+    if finite.size < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, finite.size - 1) * finite.std(ddof=1) / math.sqrt(finite.size))

@@ -1,0 +1,187 @@
+"""Presets: one per published setting, and defaults that were seen to learn on two cores.
+
+Every preset changes only what differs from the defaults of the configuration classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.engine import MetaTrainConfig
+from metarl.experiments.config import RunConfig
+from metarl.inner.adapt import InnerConfig
+from metarl.outer.trust_region import TrustRegionConfig
+from metarl.policies import PolicyConfig
+from metarl.rollout.collect import RolloutConfig
+from metarl.tasks import closest, family_factory
+
+
+class UnknownPreset(KeyError):
+    """A task family has no preset of the name asked for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named setting of one task family."""
+
+    summary: str
+    """A line for ``metarl list``."""
+    family: dict[str, Any]
+    """Options of the family."""
+    train: Callable[[], MetaTrainConfig]
+    minutes: float | None = None
+
+
+_MAML_POLICY = PolicyConfig(hidden=(100, 100), activation="relu", min_log_std=-13.8)
+"""Finn et al. 2017, app. A.2; the floor is the released code's minimal deviation of 1e-6."""
+
+
+def _maml(**changes: Any) -> Callable[[], MetaTrainConfig]:
+    """The published locomotion setting: every number not named here is a default of its class."""
+    return lambda: MetaTrainConfig(**{"policy": _MAML_POLICY, **changes})
+
+
+def _promp(horizon: int) -> Callable[[], MetaTrainConfig]:
+    """MAML-TRPO as Rothfuss et al. 2019 (arXiv:1810.06784, app. D) ran it."""
+    return lambda: MetaTrainConfig(
+        policy=PolicyConfig(min_log_std=-13.8), rollout=RolloutConfig(horizon=horizon), iterations=1001
+    )
+
+
+def _ant() -> MetaTrainConfig:
+    return MetaTrainConfig(
+        policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
+        inner=InnerConfig(step_size=0.05),
+        outer=TrustRegionConfig(max_kl=0.03),
+        meta_batch_size=20,
+        iterations=500,
+    )
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "navigation-2d": {
+        "default": Preset(
+            summary="tanh 64-64, small initial deviation with a floor, KL 0.03; about 3 minutes",
+            family={},
+            train=lambda: MetaTrainConfig(
+                policy=PolicyConfig(initial_log_std=-2.0, last_layer_scale=0.1),
+                rollout=RolloutConfig(horizon=100),
+                inner=InnerConfig(step_size=0.05),
+                outer=TrustRegionConfig(max_kl=0.03),
+                iterations=150,
+            ),
+        ),
+        "maml": Preset(
+            summary="Finn et al. 2017, app. A.2: relu 100-100, step 0.1, 20 tasks, 500 iterations",
+            family={},
+            train=_maml(rollout=RolloutConfig(horizon=100), meta_batch_size=20),
+        ),
+    },
+    "half-cheetah-dir": {
+        "default": Preset(
+            summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64; within 10 minutes",
+            family={"frame_skip": 1},
+            train=lambda: MetaTrainConfig(iterations=120),
+        ),
+        "quick": Preset(
+            summary="20 tasks and KL 0.03 for about two minutes: enough to see it adapt",
+            family={"frame_skip": 1},
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=90),
+            minutes=2.0,
+        ),
+        "maml": Preset(
+            summary="Finn et al. 2017, app. A.2: relu 100-100, frame_skip 1, 20-number observation, 500 iterations",
+            family={"frame_skip": 1, "observation_size": 20},
+            train=_maml(),
+        ),
+        "promp": Preset(
+            summary="Rothfuss et al. 2019: tanh 64-64, frame_skip 5, H 100, 1001 iterations",
+            family={},
+            train=_promp(100),
+        ),
+    },
+    "half-cheetah-vel": {
+        "default": Preset(
+            summary="frame_skip 5, H 100, goals U[0, 2] m/s, tanh 64-64; a few minutes",
+            family={},
+            train=lambda: MetaTrainConfig(
+                policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
+                rollout=RolloutConfig(horizon=100),
+                inner=InnerConfig(step_size=0.05),
+                outer=TrustRegionConfig(max_kl=0.05),
+                meta_batch_size=20,
+                iterations=150,
+            ),
+        ),
+        "maml": Preset(
+            summary="Finn et al. 2017, app. A.2: relu 100-100, frame_skip 1, 20-number observation, 500 iterations",
+            family={"frame_skip": 1, "observation_size": 20},
+            train=_maml(),
+        ),
+        "promp": Preset(
+            summary="Rothfuss et al. 2019: goals U[0, 3] m/s, tanh 64-64, frame_skip 5, H 100, 1001 iterations",
+            family={"velocity_high": 3.0},
+            train=_promp(100),
+        ),
+    },
+    "ant-vel": {
+        "default": Preset(
+            summary="goals U[0, 3] m/s, 27-number observation, tanh 64-64; about 30 minutes on two cores",
+            family={},
+            train=_ant,
+            minutes=30.0,
+        ),
+        "maml": Preset(
+            summary="Finn et al. 2017, app. A.2: relu 100-100, 111-number observation, 500 iterations",
+            family={"observation_size": 111},
+            train=_maml(),
+        ),
+    },
+    "ant-dir": {
+        "default": Preset(
+            summary="forward or backward, 27-number observation, tanh 64-64; about 30 minutes on two cores",
+            family={},
+            train=_ant,
+            minutes=30.0,
+        ),
+        "maml": Preset(
+            summary="Finn et al. 2017, app. A.2: relu 100-100, 40 episodes, 111-number observation, 500 iterations",
+            family={"observation_size": 111},
+            train=_maml(rollout=RolloutConfig(episodes=40)),
+        ),
+    },
+}
+
+
+def presets_of(family_name: str) -> dict[str, Preset]:
+    """The presets of a family; one of a user's has a ``default`` made of the classes' own defaults."""
+    plain = Preset(summary="the defaults of every class", family={}, train=MetaTrainConfig)
+    return PRESETS.get(family_name, {"default": plain})
+
+
+def preset_config(family_name: str, preset: str = "default") -> RunConfig:
+    """The configuration that a preset stands for.
+
+    Raises:
+        UnknownTaskFamily: if no family has that name.
+        UnknownPreset: if the family has no such preset.
+    """
+    factory = family_factory(family_name)
+    known = presets_of(family_name)
+    if preset not in known:
+        raise UnknownPreset(
+            f"{family_name} has no preset {preset!r}{closest(preset, known)} (known: {', '.join(sorted(known))})"
+        )
+    chosen = known[preset]
+    return RunConfig(
+        family_name=family_name,
+        preset=preset,
+        family=factory(**chosen.family),
+        train=chosen.train(),
+        minutes=chosen.minutes,
+    )

@@ -1,0 +1,100 @@
+"""Runs on disk: ``config.json``, ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/`` and what is made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.checkpoints import BEST, load_checkpoint, load_newest, write_atomically
+from metarl.engine import TrainState, initial_state
+from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
+from metarl.logs import read_metrics as read_log
+from metarl.policies import GaussianPolicy
+from metarl.tasks import UnknownTaskFamily
+from metarl.types import Metrics
+
+CONFIG = "config.json"
+
+
+class RunError(RuntimeError):
+    """A directory is not a run that can be used."""
+
+
+class Run(NamedTuple):
+    """A run that was loaded."""
+
+    directory: Path
+    config: RunConfig
+    policy: GaussianPolicy
+    state: TrainState
+    complaints: list[str]
+    """Checkpoints that were passed over because they could not be read."""
+
+
+def create_run(directory: Path, config: RunConfig) -> None:
+    """Start a run's folder.
+
+    Raises:
+        RunError: if something is there already.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise RunError(
+            f"{directory} exists; continue it with 'metarl train --resume {directory}', or give another --name"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / CONFIG, to_json(config))
+
+
+def load_config(directory: Path) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        RunError: saying what is missing or wrong.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        there = "there is no such directory" if not directory.exists() else f"it has no {CONFIG}"
+        raise RunError(f"{directory} is not a run: {there}. 'metarl train' makes runs under runs/")
+    try:
+        return from_json(path.read_bytes(), path)
+    except (ConfigError, UnknownTaskFamily, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+def load_run(directory: Path, checkpoint: str = "newest") -> Run:
+    """Load a run's configuration and a checkpoint.
+
+    Args:
+        directory: the run's folder.
+        checkpoint: ``newest``, or ``best`` for the one with the highest held-out return after adaptation.
+
+    Raises:
+        RunError: if the directory is not a run or was written by another version.
+        CheckpointError: if no checkpoint can be read.
+    """
+    config = load_config(directory)
+    policy, like = initial_state(config.family, config.train)
+    folder = directory / "checkpoints"
+    if checkpoint == "best":
+        return Run(directory, config, policy, load_checkpoint(folder / BEST, like, family=config.family_name), [])
+    state, complaints = load_newest(folder, like, family=config.family_name)
+    return Run(directory, config, policy, state, complaints)
+
+
+def read_metrics(directory: Path) -> list[Metrics]:
+    """What each meta-iteration logged.
+
+    Raises:
+        RunError: if the directory is not a run or has logged nothing.
+    """
+    load_config(directory)
+    lines = read_log(directory)
+    if not lines:
+        raise RunError(f"{directory} has logged no iteration yet")
+    return lines
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a readable JSON document, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,102 @@
+"""What a run writes while it trains: TensorBoard events, and the same figures as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl.engine import Iteration
+from metarl.types import Metrics
+
+
+class RunLog:
+    """Writes each iteration to ``metrics.jsonl`` and to ``tensorboard/``.
+
+    Returns after 0..S steps share one chart: TensorBoard overlays the runs ``after_0`` .. ``after_S``, each with the
+    tags ``return/training_tasks`` and ``return/held_out_tasks``.
+    """
+
+    def __init__(self, directory: Path, *, steps: int, start: int) -> None:
+        """Open the logs of a run.
+
+        Args:
+            directory: the run's folder.
+            steps: S, the run's inner steps.
+            start: iterations done; lines and events of later ones, from before an interruption, are dropped.
+        """
+        events = directory / "tensorboard"
+        self._main = SummaryWriter(str(events), purge_step=start + 1)  # type: ignore[no-untyped-call]
+        self._after = [
+            SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+            for step in range(steps + 1)
+        ]
+        path = directory / "metrics.jsonl"
+        kept = [line for line in _lines(path) if int(line["iteration"]) <= start]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._lines = path.open("a")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        for writer in (self._main, *self._after):
+            writer.close()  # type: ignore[no-untyped-call]
+
+    def text(self, title: str, text: str) -> None:
+        """A page of the TEXT tab."""
+        self._main.add_text(title, text)  # type: ignore[no-untyped-call]
+
+    def write(self, iteration: Iteration) -> Metrics:
+        """Log one iteration; returns the line written."""
+        number = iteration.state.iteration
+        metrics = dict(iteration.metrics)
+        self._returns("training_tasks", iteration.returns, number)
+        if iteration.held_out is not None:
+            self._returns("held_out_tasks", iteration.held_out, number)
+            metrics |= {f"held_out/return_after_{step}": _mean(row) for step, row in enumerate(iteration.held_out)}
+        for name, value in metrics.items():
+            if "return_after" not in name:
+                self._main.add_scalar(name, value, number)  # type: ignore[no-untyped-call]
+        line = {"iteration": float(number), **metrics}
+        self._lines.write(json.dumps({name: value if math.isfinite(value) else None for name, value in line.items()}))
+        self._lines.write("\n")
+        self._lines.flush()
+        return line
+
+    def hyperparameters(self, settings: dict[str, bool | int | float | str], final: Metrics) -> None:
+        """The run's line of the HPARAMS tab."""
+        self._main.add_hparams(settings, final, run_name=".")  # type: ignore[no-untyped-call]
+
+    def _returns(self, kind: str, returns: np.ndarray, number: int) -> None:
+        for writer, row in zip(self._after, returns, strict=True):
+            finite = row[np.isfinite(row)]
+            writer.add_scalar(f"return/{kind}", _mean(row), number)  # type: ignore[no-untyped-call]
+            if finite.size:
+                writer.add_histogram(f"return_per_task/{kind}", finite, number)  # type: ignore[no-untyped-call]
+
+
+def read_metrics(directory: Path) -> list[Metrics]:
+    """The lines of a run's ``metrics.jsonl``; figures that were not finite come as nan."""
+    lines = _lines(directory / "metrics.jsonl")
+    return [{name: math.nan if value is None else float(value) for name, value in line.items()} for line in lines]
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    """Whole lines of the file; a last one cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+def _mean(row: np.ndarray) -> float:
+    finite = row[np.isfinite(row)]
+    return float(finite.mean()) if finite.size else math.nan

@@ -1,0 +1,83 @@
+"""Policy-gradient objectives: inner losses with the right second derivative, the outer surrogate, the KL.
+
+Every function gives one number per task ``[M]``; averaging over tasks is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.policies import GaussianPolicy
+from metarl.types import Params, Rollouts
+
+Estimator = Literal["lvc", "reinforce", "dice"]
+InnerLoss = Callable[[Params, Rollouts], Tensor]
+
+
+def sample_weights(batch: Rollouts) -> Tensor:
+    """Weight of each time step in its task's mean, ``[M, E * T]``: they sum to 1, or to 0 if no step counts."""
+    mask = batch.mask.flatten(1)
+    return mask / mask.sum(1, keepdim=True).clamp(min=1.0)
+
+
+def log_probs(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+    """Log density of the batch's actions under ``phi``, ``[M, E * T]``."""
+    distribution = policy.distribution(phi, batch.observations.flatten(1, 2))
+    return policy.log_prob(distribution, batch.actions.flatten(1, 2))
+
+
+def lvc_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+    """Low-variance curvature: the likelihood ratio to the sampling policy times the advantage.
+
+    The Hessian at the sampling policy is that of the expected return less the terms between different time steps
+    (Rothfuss et al. 2019, arXiv:1810.06784, eq. 11).
+    """
+    ratio = torch.exp(log_probs(policy, phi, batch) - batch.log_probs.flatten(1))
+    return -(ratio * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
+
+
+def reinforce_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+    """The log likelihood times the advantage (Williams 1992): the right gradient, but a Hessian that misses
+    the outer product of scores (arXiv:1810.06784, section 4)."""
+    return -(log_probs(policy, phi, batch) * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
+
+
+def dice_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+    """DiCE (Foerster et al. 2018, arXiv:1802.05098) in the form for advantages (Farquhar et al. 2019,
+    arXiv:1909.10549, eq. 9): derivatives of every order are unbiased, at a variance that grows with the horizon."""
+    shape = batch.rewards.shape
+    change = (log_probs(policy, phi, batch) - batch.log_probs.flatten(1)).view(shape) * batch.mask
+    box = torch.exp(change.cumsum(-1))  # [M, E, T]: probability ratio of the episode up to and including step t
+    before = torch.cat([torch.ones_like(box[..., :1]), box[..., :-1]], -1)
+    terms = (box - before) * batch.advantages
+    return -(terms.flatten(1) * sample_weights(batch)).sum(1)
+
+
+_LOSSES: dict[Estimator, Callable[[GaussianPolicy, Params, Rollouts], Tensor]] = {
+    "lvc": lvc_loss,
+    "reinforce": reinforce_loss,
+    "dice": dice_loss,
+}
+
+
+def make_inner_loss(estimator: Estimator, policy: GaussianPolicy) -> InnerLoss:
+    """The loss whose gradient adapts a policy, for the estimator named."""
+    loss = _LOSSES[estimator]
+    return lambda phi, batch: loss(policy, phi, batch)
+
+
+def surrogate_and_kl(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> tuple[Tensor, Tensor]:
+    """TRPO's objective to minimize and its constraint (Schulman et al. 2015, arXiv:1502.05477, eq. 14), each ``[M]``.
+
+    Returns:
+        Minus the mean likelihood ratio times advantage, and the mean KL from the sampling policy to ``phi``.
+    """
+    weights = sample_weights(batch)
+    distribution = policy.distribution(phi, batch.observations.flatten(1, 2))
+    ratio = torch.exp(policy.log_prob(distribution, batch.actions.flatten(1, 2)) - batch.log_probs.flatten(1))
+    loss = -(ratio * (batch.advantages.flatten(1) * weights)).sum(1)
+    return loss, (policy.kl(batch.behavior, distribution) * weights).sum(1)

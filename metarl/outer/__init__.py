@@ -1,0 +1,1 @@
+"""The outer loop: meta-gradients and how far the initialization moves along them."""

@@ -1,0 +1,37 @@
+"""Conjugate gradient on parameter dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from metarl.trees import add_scaled, dot, scale
+from metarl.types import Params
+
+
+def conjugate_gradient(
+    product: Callable[[Params], Params], target: Params, *, iterations: int, tolerance: float = 1e-10
+) -> Params:
+    """Approximately solve ``A x = target`` for a symmetric positive definite A (Hestenes & Stiefel 1952).
+
+    Args:
+        product: multiplies by A.
+        target: the right-hand side.
+        iterations: how many products at most.
+        tolerance: stop once the squared residual is below this share of the target's.
+    """
+    solution = scale(target, 0.0)
+    residual = direction = target
+    squared = dot(residual, residual)
+    enough = tolerance * squared
+    for _ in range(iterations):
+        turned = product(direction)
+        step = squared / dot(direction, turned).clamp(min=torch.finfo(squared.dtype).tiny)
+        solution = add_scaled(solution, direction, step)
+        residual = add_scaled(residual, turned, -step)
+        previous, squared = squared, dot(residual, residual)
+        if not bool(squared > enough):
+            break
+        direction = add_scaled(residual, direction, squared / previous)
+    return solution

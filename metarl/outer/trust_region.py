@@ -1,0 +1,172 @@
+"""TRPO through the adaptation (Schulman et al. 2015, arXiv:1502.05477; Finn et al. 2017, arXiv:1703.03400, alg. 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.inner.adapt import adapt
+from metarl.losses import surrogate_and_kl
+from metarl.outer.conjugate_gradient import conjugate_gradient
+from metarl.outer.linearize import Learner, Linearization, linearize
+from metarl.processor import map_groups
+from metarl.trees import add_scaled, dot, expand, is_finite, mean_of_sums, scale, split_tasks
+from metarl.types import Meta, Metrics, Params, TaskData
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustRegionConfig:
+    """How far and in which geometry the initialization moves (defaults: the released code of Finn et al. 2017)."""
+
+    max_kl: float = 0.01
+    """Bound on the mean KL between adapted policies before and after the update, in nats."""
+    cg_iterations: int = 10
+    """Conjugate-gradient steps, one Fisher-vector product each."""
+    damping: float = 1e-5
+    """Added to the Fisher matrix's diagonal."""
+    fisher_stride: int = 1
+    """Use every k-th time step in the Fisher matrix; 1 uses all of them."""
+    fisher_check_every: int = 10
+    """With a stride above 1: how often to log the cosine of the step to the full Fisher matrix's, in iterations."""
+    line_search_steps: int = 15
+    """Candidates tried before the update is given up."""
+    backtrack: float = 0.8
+    """Factor on the step from one candidate to the next."""
+
+    def __post_init__(self) -> None:
+        for name in ("cg_iterations", "fisher_stride", "fisher_check_every", "line_search_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"outer {name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.max_kl < math.inf:
+            raise ValueError(f"max_kl must be positive and finite, got {self.max_kl}; 0.01 is usual")
+        if not 0.0 <= self.damping < math.inf:
+            raise ValueError(f"damping must be 0 or more, got {self.damping}; 1e-5 is usual")
+        if not 0.0 < self.backtrack < 1.0:
+            raise ValueError(f"backtrack must lie between 0 and 1, got {self.backtrack}; 0.8 is usual")
+
+
+class Update(NamedTuple):
+    """The outcome of one trust-region step."""
+
+    theta: Params
+    """The new initialization, or the old one if the step was refused."""
+    accepted: bool
+    metrics: Metrics
+
+
+class _Candidate(NamedTuple):
+    surrogate: float
+    kl: float
+
+
+def trust_region_update(
+    learner: Learner, meta: Meta, data: TaskData, config: TrustRegionConfig, *, check_fisher: bool = False
+) -> Update:
+    """Move the initialization along the natural meta-gradient, as far as the measured KL and surrogate allow.
+
+    Args:
+        learner: policy, inner rules and inner loss.
+        meta: where the data was collected.
+        data: support and query rollouts of the meta-batch.
+        config: the trust region.
+        check_fisher: with a subsampled Fisher matrix, also solve with the full one and report the cosine of the two.
+
+    Returns:
+        The new initialization; the old one, with ``accepted`` false, if no candidate improved the surrogate within the
+        trust region or if anything was not finite.
+    """
+    tasks = data.query.rewards.shape[0]
+    groups = split_tasks(data, learner.task_chunk)
+    gradient, linearizations = _meta_gradient(learner, meta, groups, tasks, config.fisher_stride)
+    metrics: Metrics = {"outer/gradient_norm": float(dot(gradient, gradient).sqrt())}
+    direction, length = _natural_direction(linearizations, gradient, tasks, config)
+    if check_fisher and config.fisher_stride > 1:
+        _, everything = _meta_gradient(learner, meta, groups, tasks, 1)
+        metrics["outer/fisher_cosine"] = _cosine(direction, _natural_direction(everything, gradient, tasks, config)[0])
+        del everything
+    del linearizations
+    step = scale(direction, -length)
+    before = _evaluate(learner, meta, groups, tasks)
+    accepted, candidate, tried = _line_search(
+        lambda fraction: _evaluate(learner, meta._replace(theta=add_scaled(meta.theta, step, fraction)), groups, tasks),
+        before,
+        config,
+    )
+    metrics |= {
+        "outer/surrogate": candidate.surrogate,
+        "outer/surrogate_change": candidate.surrogate - before.surrogate,
+        "outer/kl_nats": candidate.kl,
+        "outer/line_search_steps": float(tried),
+        "outer/step_norm": float(length * dot(direction, direction).sqrt()),
+    }
+    theta = add_scaled(meta.theta, step, accepted)
+    if accepted == 0.0 or not is_finite(theta):
+        return Update(meta.theta, False, metrics)
+    return Update(theta, True, metrics)
+
+
+def _meta_gradient(
+    learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: int, stride: int
+) -> tuple[Params, list[Linearization]]:
+    """Gradient of minus the surrogate, and what Fisher products need on every ``stride``-th time step."""
+
+    def one(group: TaskData) -> tuple[Params, Linearization]:
+        full = linearize(learner, meta, group)
+        return full.surrogate_gradient(group.query), full if stride == 1 else full.subsample(group, stride)
+
+    sums, linearizations = zip(*map_groups(one, groups, _device(groups)), strict=True)
+    return mean_of_sums(sums, tasks), list(linearizations)
+
+
+def _natural_direction(
+    linearizations: Sequence[Linearization], gradient: Params, tasks: int, config: TrustRegionConfig
+) -> tuple[Params, Tensor]:
+    """The Fisher matrix's inverse times the gradient, and the length at which the quadratic model's KL is max_kl."""
+
+    def product(vector: Params) -> Params:
+        sums = map_groups(lambda each: each.fisher_product(vector), linearizations, linearizations[0].weights.device)
+        return add_scaled(mean_of_sums(sums, tasks), vector, config.damping)
+
+    direction = conjugate_gradient(product, gradient, iterations=config.cg_iterations)
+    # CG keeps d^T A d = d^T g, so the length needs no further product.
+    return direction, torch.sqrt(2.0 * config.max_kl / dot(direction, gradient).clamp(min=1e-20))
+
+
+def _evaluate(learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: int) -> _Candidate:
+    """Surrogate and KL after adapting from ``meta``, means over tasks."""
+
+    def one(group: TaskData) -> Tensor:
+        theta = expand(meta.theta, group.query.rewards.shape[0])
+        phi = adapt(learner.rules, learner.loss, meta.eta, theta, group.support).phi
+        with torch.no_grad():
+            return torch.stack([part.sum() for part in surrogate_and_kl(learner.policy, phi, group.query)])
+
+    parts = map_groups(one, groups, _device(groups))
+    surrogate, kl = mean_of_sums([{"both": part} for part in parts], tasks)["both"].tolist()
+    return _Candidate(surrogate, kl)
+
+
+def _device(groups: Sequence[TaskData]) -> torch.device:
+    return groups[0].query.rewards.device
+
+
+def _line_search(
+    evaluate: Callable[[float], _Candidate], before: _Candidate, config: TrustRegionConfig
+) -> tuple[float, _Candidate, int]:
+    """The first fraction of the full step that improves the surrogate within the trust region; 0 if none does."""
+    fraction = 1.0
+    for tried in range(1, config.line_search_steps + 1):
+        candidate = evaluate(fraction)
+        if candidate.surrogate < before.surrogate and candidate.kl <= config.max_kl:
+            return fraction, candidate, tried
+        fraction *= config.backtrack
+    return 0.0, before, config.line_search_steps
+
+
+def _cosine(first: Params, second: Params) -> float:
+    return float(dot(first, second) / (dot(first, first) * dot(second, second)).sqrt())

@@ -1,0 +1,114 @@
+"""Policies: parameters to action distributions, over an explicit task axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.mlp_kernels import Activation
+from metarl.nets import mlp, mlp_init, mlp_numpy
+from metarl.trees import to_numpy
+from metarl.types import Params
+
+_LOG_TWO_PI = math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """A Gaussian multilayer perceptron with a learned, state-independent log standard deviation."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_log_std: float = 0.0
+    """Log standard deviation that training starts from, in units of the action."""
+    min_log_std: float = -3.0
+    """Floor under the log standard deviation; without one, navigation decays when trained long."""
+    last_layer_scale: float = 1.0
+    """Factor on the initial weights of the last layer: 0.1 starts near zero actions."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}; try (64, 64)")
+        if not self.initial_log_std >= self.min_log_std:
+            raise ValueError(
+                f"initial_log_std must be at least min_log_std = {self.min_log_std}, got {self.initial_log_std}; "
+                "raise the one or lower the other"
+            )
+        if not (math.isfinite(self.last_layer_scale) and math.isfinite(self.initial_log_std)):
+            raise ValueError(
+                f"last_layer_scale and initial_log_std must be finite, got {self.last_layer_scale} and "
+                f"{self.initial_log_std}"
+            )
+
+
+@dataclass(frozen=True)
+class GaussianPolicy:
+    """Independent normal actions around a perceptron of the observation.
+
+    A distribution is a dict: ``mean [M, N, A]`` and ``log_std [M, 1, A]``.
+    """
+
+    observation_size: int
+    action_size: int
+    config: PolicyConfig
+
+    def init(self, generator: torch.Generator) -> Params:
+        """Fresh parameters, without a task axis."""
+        sizes = (self.observation_size, *self.config.hidden, self.action_size)
+        params = mlp_init(sizes, last_layer_scale=self.config.last_layer_scale, generator=generator)
+        params["log_std"] = torch.full((self.action_size,), self.config.initial_log_std)
+        return params
+
+    def distribution(self, phi: Params, observations: Tensor) -> Params:
+        """The action distribution of each task at its own observations ``[M, N, O]``."""
+        mean = mlp(phi, observations, self.config.activation)
+        return {"mean": mean, "log_std": phi["log_std"].clamp(min=self.config.min_log_std).unsqueeze(1)}
+
+    def log_prob(self, distribution: Params, actions: Tensor) -> Tensor:
+        """Log density ``[M, N]`` of actions ``[M, N, A]``."""
+        log_std = distribution["log_std"]
+        scaled = (actions - distribution["mean"]) * torch.exp(-log_std)
+        size = actions.shape[-1]
+        return -0.5 * scaled.square().sum(-1) - log_std.sum(-1) - 0.5 * size * _LOG_TWO_PI
+
+    def kl(self, old: Params, new: Params) -> Tensor:
+        """KL(old || new) ``[M, N]``."""
+        log_ratio = new["log_std"] - old["log_std"]
+        square = (old["mean"] - new["mean"]).square() * torch.exp(-2.0 * new["log_std"])
+        return (log_ratio + 0.5 * (torch.exp(-2.0 * log_ratio) + square) - 0.5).sum(-1)
+
+    def fisher(self, distribution: Params, tangent: Params, weights: Tensor) -> Params:
+        """The Fisher metric applied to a change of the distribution: the Hessian of the weighted KL at equality.
+
+        Args:
+            distribution: where the metric is taken.
+            tangent: change of mean and log standard deviation, shaped like ``distribution``.
+            weights: weight of each sample, ``[M, N]``.
+        """
+        precision = torch.exp(-2.0 * distribution["log_std"])
+        return {
+            "mean": tangent["mean"] * precision * weights.unsqueeze(-1),
+            "log_std": 2.0 * tangent["log_std"] * weights.sum(1)[:, None, None],
+        }
+
+    def entropy(self, distribution: Params) -> Tensor:
+        """Differential entropy ``[M]`` in nats."""
+        return (distribution["log_std"] + 0.5 * (1.0 + _LOG_TWO_PI)).sum(-1).squeeze(1)
+
+    def sampler(self, phi: Params) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+        """For rollouts: a function from observations ``[M, E, O]`` to means ``[M, E, A]``, and ``log_std [M, A]``."""
+        arrays = to_numpy(phi)
+        log_std = np.maximum(arrays.pop("log_std"), np.float32(self.config.min_log_std))
+        activation = self.config.activation
+
+        def means(observations: np.ndarray) -> np.ndarray:
+            return mlp_numpy(arrays, observations, activation)
+
+        return means, log_std

@@ -1,0 +1,1 @@
+"""Rollouts: episodes of many tasks at once, and what policy gradients need of them."""

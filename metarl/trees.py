@@ -1,0 +1,119 @@
+"""Arithmetic on parameter dicts, and the one place that averages over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.types import Params, Rollouts, TaskData
+
+
+def expand(theta: Params, tasks: int) -> Params:
+    """One initialization as the parameters of ``tasks`` tasks: leaves ``[M, ...]``, views of the same storage."""
+    return {name: value.expand(tasks, *value.shape) for name, value in theta.items()}
+
+
+def detach(params: Params) -> Params:
+    """The same values without their history."""
+    return {name: value.detach() for name, value in params.items()}
+
+
+def leaves(params: Params) -> Params:
+    """The same values as new leaves that gradients are taken of."""
+    return {name: value.detach().requires_grad_() for name, value in params.items()}
+
+
+def add_scaled(params: Params, direction: Params, scale: float | Tensor) -> Params:
+    """``params + scale * direction``."""
+    return {name: value + scale * direction[name] for name, value in params.items()}
+
+
+def dot(first: Params, second: Params) -> Tensor:
+    """The inner product over all leaves, a scalar tensor."""
+    return torch.stack([torch.sum(value * second[name]) for name, value in first.items()]).sum()
+
+
+def scale(params: Params, factor: float | Tensor) -> Params:
+    """``factor * params``."""
+    return {name: factor * value for name, value in params.items()}
+
+
+def gradients(output: Tensor | Sequence[Tensor], params: Params, *, weights: Params | None = None) -> Params:
+    """Gradients of ``output`` (or the vector-Jacobian product with ``weights``); keeps the graph, 0 where unused."""
+    found = torch.autograd.grad(
+        output,
+        list(params.values()),
+        None if weights is None else list(weights.values()),
+        retain_graph=True,
+        materialize_grads=True,
+    )
+    return dict(zip(params, found, strict=True))
+
+
+def mean_of_sums(sums: Sequence[Params], tasks: int) -> Params:
+    """The mean over all ``tasks`` tasks, from sums over groups of them; every mean over tasks goes through here."""
+    return {name: torch.stack([group[name] for group in sums]).sum(0) / tasks for name in sums[0]}
+
+
+def is_finite(params: Params) -> bool:
+    """Whether every number is finite."""
+    return all(bool(torch.isfinite(value).all()) for value in params.values())
+
+
+def to_numpy(params: Params) -> dict[str, np.ndarray]:
+    """The values as contiguous arrays on the host."""
+    return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in params.items()}
+
+
+def take(params: Params, tasks: slice) -> Params:
+    """The parameters of some of the tasks, as views."""
+    return {name: value[tasks] for name, value in params.items()}
+
+
+def concatenate(groups: Sequence[Params]) -> Params:
+    """Groups of tasks put back together."""
+    return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+
+
+def take_tasks(batch: Rollouts, tasks: slice) -> Rollouts:
+    """The rollouts of some of the tasks, as views."""
+    return map_rollouts(lambda field: field[tasks], batch)
+
+
+def map_rollouts(function: Callable[[Tensor], Tensor], batch: Rollouts) -> Rollouts:
+    """``function`` of every tensor of the rollouts."""
+    return Rollouts(
+        observations=function(batch.observations),
+        actions=function(batch.actions),
+        rewards=function(batch.rewards),
+        mask=function(batch.mask),
+        log_probs=function(batch.log_probs),
+        advantages=function(batch.advantages),
+        behavior={name: function(value) for name, value in batch.behavior.items()},
+    )
+
+
+def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
+    """Every ``stride``-th time step of the rollouts."""
+    episodes, steps = batch.mask.shape[1:]
+
+    def thin(field: Tensor) -> Tensor:
+        if field.shape[1:3] == (episodes, steps):
+            return field[:, :, ::stride]
+        flat = field.shape[1] == episodes * steps  # a distribution's parameters, of every step or of all at once
+        return field.reshape(len(field), episodes, steps, -1)[:, :, ::stride].flatten(1, 2) if flat else field
+
+    return map_rollouts(thin, batch)
+
+
+def split_tasks(data: TaskData, size: int) -> list[TaskData]:
+    """The same data in groups of at most ``size`` tasks, so that a graph over each fits the caches."""
+    count = data.query.rewards.shape[0]
+    groups = [slice(start, start + size) for start in range(0, count, size)]
+    return [
+        TaskData(tuple(take_tasks(batch, group) for batch in data.support), take_tasks(data.query, group))
+        for group in groups
+    ]

@@ -1,0 +1,54 @@
+"""The data that flows: from rollouts through adaptation to the meta-update.
+
+Shape letters, everywhere the same: M tasks, S inner steps, E episodes, T time steps, N examples, O observation,
+A action, P task parameters.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Named parameters. Of one initialization, or of M tasks at once: then every leaf leads with ``[M]``."""
+
+Metrics = dict[str, float]
+"""Named figures of one iteration, keys ``phase/quantity_unit``."""
+
+
+class Meta(NamedTuple):
+    """Everything that is meta-learned."""
+
+    theta: Params
+    """The initialization that adaptation starts from."""
+    eta: Params
+    """All else that is meta-learned (step sizes, weights of a learned rule); empty for MAML."""
+
+
+class Rollouts(NamedTuple):
+    """Episodes of M tasks, padded to one horizon."""
+
+    observations: Tensor
+    """``[M, E, T, O]``, 0 on padding."""
+    actions: Tensor
+    """``[M, E, T, A]`` as the policy drew them, before any clipping by the environment."""
+    rewards: Tensor
+    """``[M, E, T]``, 0 on padding."""
+    mask: Tensor
+    """``[M, E, T]``: 1 for steps that count, 0 for padding and for every step of an episode that diverged."""
+    log_probs: Tensor
+    """``[M, E, T]``: of the actions, under the policy that drew them."""
+    advantages: Tensor
+    """``[M, E, T]``, 0 where the mask is."""
+    behavior: Params
+    """The distributions that the actions were drawn from, leaves ``[M, E * T, ...]`` or ``[M, 1, ...]``."""
+
+
+class TaskData(NamedTuple):
+    """What one meta-update learns from."""
+
+    support: tuple[Rollouts, ...]
+    """S batches; batch s was collected under the s-times adapted policies."""
+    query: Rollouts
+    """Collected under the policies adapted S times."""
