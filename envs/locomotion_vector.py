@@ -125,6 +125,16 @@ class LocomotionVectorEnv(VectorEnv[FloatArray, NDArray[np.float32], NDArray[Any
         info = {"diverged": self._diverged.copy()}
         return observations, rewards, self._terminated.copy(), self._diverged.copy(), info
 
+    def advance(self, controls: FloatArray, rows: NDArray[np.intp] | None = None) -> None:
+        """The physics alone of one control step, to measure what ``step`` adds; call ``reset`` before the next ``step``.
+
+        Args:
+            controls: within the control range, ``[N, A]``.
+            rows: which simulations to advance; None for all.
+        """
+        self._controls[...] = controls
+        self._simulate(rows)
+
     def _warned(self) -> BoolArray | np.bool_:
         """Which simulations MuJoCo found diverged, ``[N]``, or False if none was.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import typing
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -26,7 +27,11 @@ from metarl.tasks import FAMILIES, UnknownTaskFamily, family_factory
 
 _USAGE_ERRORS = (UnknownTaskFamily, UnknownPreset, ConfigError, ValueError)
 _RUN_ERRORS = (RunError, CheckpointError, TrainingStalled, UnsupportedSpace)
-_FLAGS = (tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes)
+_RUN_FLAGS = {
+    "minutes": "Stop after this much training time even if iterations are left.",
+    "checkpoint_every": "Meta-iterations between checkpoints.",
+    "keep_checkpoints": "Newest checkpoints to keep; the best is kept besides.",
+}
 
 console = Console()
 complaints = Console(stderr=True)
@@ -85,15 +90,15 @@ def train(argv: Sequence[str]) -> int:
 
 def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
     """The preset with the flags of the command line: the run's own, ``--family.*`` and the algorithm's."""
-    kept = tyro.conf.arg(name="")
+    flat = tyro.conf.arg(name="")
+    own = [item for item in dataclasses.fields(RunConfig) if item.name in _RUN_FLAGS]
+    hints = typing.get_type_hints(RunConfig)
     form = dataclasses.make_dataclass(
         "Flags",
         [
+            *((each.name, _helped(hints[each.name], each.name), getattr(preset, each.name)) for each in own),
+            ("train", Annotated[MetaTrainConfig, flat], dataclasses.field(default=preset.train)),
             ("family", type(preset.family), dataclasses.field(default=preset.family)),
-            ("train", Annotated[MetaTrainConfig, kept], dataclasses.field(default=preset.train)),
-            ("minutes", float | None, dataclasses.field(default=preset.minutes)),
-            ("checkpoint_every", int, dataclasses.field(default=preset.checkpoint_every)),
-            ("keep_checkpoints", int, dataclasses.field(default=preset.keep_checkpoints)),
         ],
         kw_only=True,
         frozen=True,
@@ -107,6 +112,10 @@ def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
     )
     names = [item.name for item in dataclasses.fields(flags)]
     return dataclasses.replace(preset, **{name: getattr(flags, name) for name in names})
+
+
+def _helped(kind: Any, name: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=_RUN_FLAGS[name])]
 
 
 def _default_name(config: RunConfig) -> str:
@@ -134,6 +143,47 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
     )
     arguments: Any = tyro.cli(form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__)
     return arguments.directory, arguments.options
+
+
+@_reported
+def render(argv: Sequence[str]) -> int:
+    """``metarl render RUN_DIR [flags]``."""
+    from metarl.experiments.render import RenderConfig, render_run
+
+    directory, options = _directory_and_options("render", RenderConfig, argv)
+    console.print(f"written to {render_run(directory, options)}", soft_wrap=True)
+    return 0
+
+
+@_reported
+def plot(argv: Sequence[str]) -> int:
+    """``metarl plot RUN_DIR... [--output FILE]``."""
+    from metarl.experiments.plot import plot_runs
+
+    parser = argparse.ArgumentParser(
+        prog="metarl plot", description="Learning curves of one or more runs, and return against gradient steps."
+    )
+    parser.add_argument("directories", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--output", type=Path, help="PNG to write; by default curves.png in the first run")
+    arguments = parser.parse_args(argv)
+    console.print(f"written to {plot_runs(arguments.directories, output=arguments.output)}", soft_wrap=True)
+    return 0
+
+
+@_reported
+def bench(argv: Sequence[str]) -> int:
+    """``metarl bench rollout FAMILY [flags]`` or ``metarl bench iteration FAMILY [flags]``."""
+    from metarl.experiments import bench as benches
+
+    kinds: dict[str, tuple[Any, Callable[[Any], object]]] = {
+        "rollout": (benches.RolloutBench, benches.run_rollout_bench),
+        "iteration": (benches.IterationBench, benches.run_iteration_bench),
+    }
+    parser = argparse.ArgumentParser(prog="metarl bench", description="Measure this machine and this code.")
+    parser.add_argument("kind", choices=kinds)
+    options, measure = kinds[parser.parse_args(argv[:1]).kind]
+    measure(tyro.cli(options, args=list(argv[1:]), prog=f"metarl bench {argv[0]}"))
+    return 0
 
 
 @_reported

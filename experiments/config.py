@@ -50,9 +50,9 @@ class RunConfig:
 
 def to_json(config: RunConfig) -> bytes:
     """The configuration as a readable JSON document."""
-    family = dataclasses.asdict(config.family) if dataclasses.is_dataclass(config.family) else {}
+    options = {} if not dataclasses.is_dataclass(config.family) else vars(config.family)
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **fields, "family": family}), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **fields, "family": options}), indent=2) + b"\n"
 
 
 def from_json(content: bytes, source: Path) -> RunConfig:
@@ -73,10 +73,10 @@ def from_json(content: bytes, source: Path) -> RunConfig:
         _refuse_unknown(raw, RunConfig, source)
         config = msgspec.convert(raw, RunConfig)
         factory = family_factory(config.family_name)
-        if not dataclasses.is_dataclass(factory):
-            return dataclasses.replace(config, family=factory())
-        _refuse_unknown(config.family, factory, source)
-        return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            _refuse_unknown(config.family, factory, source)
+            return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
+        return dataclasses.replace(config, family=factory())
     except (msgspec.DecodeError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
-from metarl.inner.adapt import Adaptation, InnerConfig, inner_step, unadapted
+from metarl.inner.adapt import Adaptation, InnerConfig, Learner, inner_step, unadapted
 from metarl.inner.rules import sgd
 from metarl.losses import make_inner_loss
-from metarl.outer.linearize import Learner
 from metarl.outer.trust_region import TrustRegionConfig, trust_region_update
 from metarl.policies import GaussianPolicy, PolicyConfig
 from metarl.processor import keep_freed_memory, map_groups
@@ -155,7 +154,7 @@ def make_learner(policy: GaussianPolicy, config: MetaTrainConfig, step_sizes: Se
         step_sizes: of each step, where they are not the run's own.
     """
     inner = config.inner
-    rules = [sgd(size) for size in step_sizes or [inner.step_size] * inner.steps]
+    rules = [sgd(size) for size in ([inner.step_size] * inner.steps if step_sizes is None else step_sizes)]
     return Learner(policy, rules, make_inner_loss(inner.estimator, policy), inner.first_order, config.task_chunk)
 
 
@@ -174,7 +173,7 @@ def collect(
         The data of the meta-update, the S + 1 batches, and the parameters that each was collected under.
     """
     count = len(tasks)
-    adaptation = unadapted(learner.rules, expand(meta.theta, count))
+    adaptation = unadapted(learner, expand(meta.theta, count))
     env = make_vector_env(family, tasks, config.episodes)
     batches: list[Batch] = []
     reached: list[Params] = []
@@ -187,26 +186,23 @@ def collect(
             reached.append(adaptation.phi)
             if step < len(learner.rules):
                 with clock.measure("inner"):
-                    adaptation = _step(learner, meta, adaptation, batch, step)
+                    adaptation = _step(learner._replace(rules=learner.rules[step:]), meta, adaptation, batch)
     finally:
         env.close()
     *support, query = (batch.rollouts for batch in batches)
     return TaskData(tuple(support), query), batches, reached
 
 
-def _step(learner: Learner, meta: Meta, before: Adaptation, batch: Batch, step: int) -> Adaptation:
+def _step(learner: Learner, meta: Meta, before: Adaptation, batch: Batch) -> Adaptation:
     """``inner_step`` of all tasks, a group of them at a time."""
 
     def one(group: tuple[Adaptation, Rollouts]) -> Adaptation:
-        return inner_step(learner.rules[step], learner.loss, meta.eta, *group)
+        return inner_step(learner, meta.eta, *group)
 
     count = batch.rollouts.rewards.shape[0]
     groups = [slice(start, start + learner.task_chunk) for start in range(0, count, learner.task_chunk)]
     pieces = [
-        (
-            before._replace(phi=take(before.phi, group), state=take(before.state, group)),
-            take_tasks(batch.rollouts, group),
-        )
+        (Adaptation(take(before.phi, group), take(before.state, group), ()), take_tasks(batch.rollouts, group))
         for group in groups
     ]
     stepped = map_groups(one, pieces, batch.rollouts.rewards.device)

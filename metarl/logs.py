@@ -30,11 +30,8 @@ class RunLog:
             start: iterations done; lines and events of later ones, from before an interruption, are dropped.
         """
         events = directory / "tensorboard"
-        self._main = SummaryWriter(str(events), purge_step=start + 1)  # type: ignore[no-untyped-call]
-        self._after = [
-            SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1)  # type: ignore[no-untyped-call]
-            for step in range(steps + 1)
-        ]
+        self._main = SummaryWriter(str(events), purge_step=start + 1)
+        self._after = [SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1) for step in range(steps + 1)]
         path = directory / "metrics.jsonl"
         kept = [line for line in _lines(path) if int(line["iteration"]) <= start]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -48,11 +45,11 @@ class RunLog:
     ) -> None:
         self._lines.close()
         for writer in (self._main, *self._after):
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
 
     def text(self, title: str, text: str) -> None:
         """A page of the TEXT tab."""
-        self._main.add_text(title, text)  # type: ignore[no-untyped-call]
+        self._main.add_text(title, text)
 
     def write(self, iteration: Iteration) -> Metrics:
         """Log one iteration; returns the line written."""
@@ -64,7 +61,7 @@ class RunLog:
             metrics |= {f"held_out/return_after_{step}": _mean(row) for step, row in enumerate(iteration.held_out)}
         for name, value in metrics.items():
             if "return_after" not in name:
-                self._main.add_scalar(name, value, number)  # type: ignore[no-untyped-call]
+                self._main.add_scalar(name, value, number)
         line = {"iteration": float(number), **metrics}
         self._lines.write(json.dumps({name: value if math.isfinite(value) else None for name, value in line.items()}))
         self._lines.write("\n")
@@ -73,14 +70,14 @@ class RunLog:
 
     def hyperparameters(self, settings: dict[str, bool | int | float | str], final: Metrics) -> None:
         """The run's line of the HPARAMS tab."""
-        self._main.add_hparams(settings, final, run_name=".")  # type: ignore[no-untyped-call]
+        self._main.add_hparams(settings, final, run_name=".")
 
     def _returns(self, kind: str, returns: np.ndarray, number: int) -> None:
         for writer, row in zip(self._after, returns, strict=True):
             finite = row[np.isfinite(row)]
-            writer.add_scalar(f"return/{kind}", _mean(row), number)  # type: ignore[no-untyped-call]
+            writer.add_scalar(f"return/{kind}", _mean(row), number)
             if finite.size:
-                writer.add_histogram(f"return_per_task/{kind}", finite, number)  # type: ignore[no-untyped-call]
+                writer.add_histogram(f"return_per_task/{kind}", finite, number)
 
 
 def read_metrics(directory: Path) -> list[Metrics]:

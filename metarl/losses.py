@@ -16,6 +16,7 @@ from metarl.types import Params, Rollouts
 
 Estimator = Literal["lvc", "reinforce", "dice"]
 InnerLoss = Callable[[Params, Rollouts], Tensor]
+"""From the action distributions of a batch, and the batch, to a loss per task."""
 
 
 def sample_weights(batch: Rollouts) -> Tensor:
@@ -24,33 +25,32 @@ def sample_weights(batch: Rollouts) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1.0)
 
 
-def log_probs(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
-    """Log density of the batch's actions under ``phi``, ``[M, E * T]``."""
-    distribution = policy.distribution(phi, batch.observations.flatten(1, 2))
-    return policy.log_prob(distribution, batch.actions.flatten(1, 2))
+def log_ratios(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+    """Log likelihood ratio of the batch's actions to the policy that drew them, ``[M, E * T]``."""
+    return policy.log_prob(distribution, batch.actions.flatten(1, 2)) - batch.log_probs.flatten(1)
 
 
-def lvc_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+def lvc_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
     """Low-variance curvature: the likelihood ratio to the sampling policy times the advantage.
 
     The Hessian at the sampling policy is that of the expected return less the terms between different time steps
     (Rothfuss et al. 2019, arXiv:1810.06784, eq. 11).
     """
-    ratio = torch.exp(log_probs(policy, phi, batch) - batch.log_probs.flatten(1))
+    ratio = torch.exp(log_ratios(policy, distribution, batch))
     return -(ratio * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
 
 
-def reinforce_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+def reinforce_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
     """The log likelihood times the advantage (Williams 1992): the right gradient, but a Hessian that misses
     the outer product of scores (arXiv:1810.06784, section 4)."""
-    return -(log_probs(policy, phi, batch) * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
+    return -(log_ratios(policy, distribution, batch) * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
 
 
-def dice_loss(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> Tensor:
+def dice_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
     """DiCE (Foerster et al. 2018, arXiv:1802.05098) in the form for advantages (Farquhar et al. 2019,
     arXiv:1909.10549, eq. 9): derivatives of every order are unbiased, at a variance that grows with the horizon."""
     shape = batch.rewards.shape
-    change = (log_probs(policy, phi, batch) - batch.log_probs.flatten(1)).view(shape) * batch.mask
+    change = log_ratios(policy, distribution, batch).view(shape) * batch.mask
     box = torch.exp(change.cumsum(-1))  # [M, E, T]: probability ratio of the episode up to and including step t
     before = torch.cat([torch.ones_like(box[..., :1]), box[..., :-1]], -1)
     terms = (box - before) * batch.advantages
@@ -67,17 +67,14 @@ _LOSSES: dict[Estimator, Callable[[GaussianPolicy, Params, Rollouts], Tensor]] =
 def make_inner_loss(estimator: Estimator, policy: GaussianPolicy) -> InnerLoss:
     """The loss whose gradient adapts a policy, for the estimator named."""
     loss = _LOSSES[estimator]
-    return lambda phi, batch: loss(policy, phi, batch)
+    return lambda distribution, batch: loss(policy, distribution, batch)
 
 
-def surrogate_and_kl(policy: GaussianPolicy, phi: Params, batch: Rollouts) -> tuple[Tensor, Tensor]:
-    """TRPO's objective to minimize and its constraint (Schulman et al. 2015, arXiv:1502.05477, eq. 14), each ``[M]``.
+def surrogate_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+    """TRPO's objective to minimize (Schulman et al. 2015, arXiv:1502.05477, eq. 14): the same ratio as in LVC."""
+    return lvc_loss(policy, distribution, batch)
 
-    Returns:
-        Minus the mean likelihood ratio times advantage, and the mean KL from the sampling policy to ``phi``.
-    """
-    weights = sample_weights(batch)
-    distribution = policy.distribution(phi, batch.observations.flatten(1, 2))
-    ratio = torch.exp(policy.log_prob(distribution, batch.actions.flatten(1, 2)) - batch.log_probs.flatten(1))
-    loss = -(ratio * (batch.advantages.flatten(1) * weights)).sum(1)
-    return loss, (policy.kl(batch.behavior, distribution) * weights).sum(1)
+
+def mean_kl(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+    """KL from the policy that drew the batch to ``distribution``, mean over its steps."""
+    return (policy.kl(batch.behavior, distribution) * sample_weights(batch)).sum(1)

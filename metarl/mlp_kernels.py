@@ -34,15 +34,20 @@ def row_sum(rows: np.ndarray) -> np.ndarray:
 
 def activate(values: np.ndarray, activation: Activation) -> np.ndarray:
     """The activation, in place."""
-    return np.tanh(values, out=values) if activation == "tanh" else np.maximum(values, 0, out=values)
+    if activation == "tanh":
+        np.tanh(values, out=values)
+    else:
+        np.maximum(values, 0, out=values)
+    return values
 
 
 def slope(hidden: np.ndarray, activation: Activation) -> np.ndarray:
     """Derivative of the activation, from its value."""
     if activation == "relu":
         return (hidden > 0).astype(hidden.dtype)
-    squares = np.multiply(hidden, hidden)
-    return np.subtract(1, squares, out=squares)
+    squares: np.ndarray = hidden * hidden
+    np.subtract(1, squares, out=squares)
+    return squares
 
 
 def forward(weights: Arrays, biases: Arrays, inputs: np.ndarray, activation: Activation) -> list[np.ndarray]:
@@ -95,9 +100,10 @@ def backward_tangent(
     changes: Sequence[np.ndarray | None],
     passed: Backward,
     weight_tangents: Arrays,
+    turned: np.ndarray,
     activation: Activation,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Change of the gradients with the weights, for a fixed cotangent of the output (Pearlmutter 1994).
+    """Change of the gradients with the weights and with the output's cotangent (Pearlmutter 1994).
 
     Args:
         weights: of every layer.
@@ -105,26 +111,23 @@ def backward_tangent(
         changes: from ``tangent``; used up.
         passed: from ``backward``.
         weight_tangents: the change of the weights.
+        turned: the change of the output's cotangent.
         activation: of the hidden layers.
 
     Returns:
         Changes of the weight gradients and of the bias gradients.
     """
-    last = len(weights) - 1
-    of_weights = [np.zeros_like(weight) for weight in weights]
-    of_biases = [np.zeros(weight.shape[1], weight.dtype) for weight in weights]
-    turned: np.ndarray | None = None  # change of delta[layer]
-    for layer in range(last, -1, -1):
-        if turned is not None:
-            of_weights[layer] = hidden[layer].T @ turned
-            of_biases[layer] = row_sum(turned)
+    of_weights = [hidden[-1]] * len(weights)
+    of_biases = [hidden[-1]] * len(weights)
+    for layer in range(len(weights) - 1, -1, -1):  # turned is the change of delta[layer]
+        of_weights[layer] = hidden[layer].T @ turned
+        of_biases[layer] = row_sum(turned)
         change = changes[layer]
         if change is None:
             break
         of_weights[layer] += change.T @ passed.delta[layer]
-        following = passed.delta[layer] @ weight_tangents[layer].T
-        if turned is not None:
-            following += turned @ weights[layer].T
+        following = turned @ weights[layer].T
+        following += passed.delta[layer] @ weight_tangents[layer].T
         following *= slope(hidden[layer], activation)
         bend = passed.bend[layer]
         if bend is not None:

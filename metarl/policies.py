@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.linear import AutogradMap, LinearMap
 from metarl.mlp_kernels import Activation
-from metarl.nets import mlp, mlp_init, mlp_numpy
+from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy
 from metarl.trees import to_numpy
 from metarl.types import Params
 
@@ -34,6 +36,8 @@ class PolicyConfig:
     """Factor on the initial weights of the last layer: 0.1 starts near zero actions."""
 
     def __post_init__(self) -> None:
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}; try (64, 64)")
         if not self.initial_log_std >= self.min_log_std:
@@ -71,12 +75,18 @@ class GaussianPolicy:
         mean = mlp(phi, observations, self.config.activation)
         return {"mean": mean, "log_std": phi["log_std"].clamp(min=self.config.min_log_std).unsqueeze(1)}
 
+    def linearize(self, phi: Params, observations: Tensor) -> LinearMap:
+        """``distribution`` to first and second order around ``phi``."""
+        if observations.device.type == "cpu":
+            return _GaussianMap(phi, observations, self.config)
+        return AutogradMap(lambda at: self.distribution(at, observations), phi)
+
     def log_prob(self, distribution: Params, actions: Tensor) -> Tensor:
         """Log density ``[M, N]`` of actions ``[M, N, A]``."""
         log_std = distribution["log_std"]
-        scaled = (actions - distribution["mean"]) * torch.exp(-log_std)
-        size = actions.shape[-1]
-        return -0.5 * scaled.square().sum(-1) - log_std.sum(-1) - 0.5 * size * _LOG_TWO_PI
+        precision = torch.exp(-2.0 * log_std).mT  # [M, A, 1]: a product sums over actions faster than a reduction
+        squares = torch.bmm((actions - distribution["mean"]).square(), precision).squeeze(-1)
+        return -0.5 * squares - (log_std.sum(-1) + 0.5 * actions.shape[-1] * _LOG_TWO_PI)
 
     def kl(self, old: Params, new: Params) -> Tensor:
         """KL(old || new) ``[M, N]``."""
@@ -112,3 +122,33 @@ class GaussianPolicy:
             return mlp_numpy(arrays, observations, activation)
 
         return means, log_std
+
+
+class _GaussianMap:
+    """The ``LinearMap`` of ``GaussianPolicy.distribution`` on the processor."""
+
+    def __init__(self, phi: Params, observations: Tensor, config: PolicyConfig) -> None:
+        self._mean = MlpMap(phi, observations, config.activation)
+        log_std = phi["log_std"].detach()
+        self._free = (log_std >= config.min_log_std).to(log_std.dtype)
+        self.outputs = {"mean": self._mean.output, "log_std": log_std.clamp(min=config.min_log_std).unsqueeze(1)}
+
+    def pull(self, cotangent: Params) -> Params:
+        """``J^T u``."""
+        return self._mean.pull(cotangent["mean"]) | {"log_std": self._free * cotangent["log_std"].squeeze(1)}
+
+    def push(self, tangent: Params) -> Params:
+        """``J v``."""
+        return {"mean": self._mean.push(tangent), "log_std": (self._free * tangent["log_std"]).unsqueeze(1)}
+
+    def product(self, tangent: Params, cotangent: Params | None, metric: Callable[[Params], Params]) -> Params:
+        """See ``LinearMap.product``."""
+        log_std = (self._free * tangent["log_std"]).unsqueeze(1)
+        turned: Params = {}
+
+        def of_mean(mean: Tensor) -> Tensor:
+            turned.update(metric({"mean": mean, "log_std": log_std}))
+            return turned["mean"]
+
+        found = self._mean.product(tangent, None if cotangent is None else cotangent["mean"], of_mean)
+        return found | {"log_std": self._free * turned["log_std"].squeeze(1)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -104,11 +104,12 @@ def make_family(name: str, **options: Any) -> TaskFamily:
         InvalidFamilyOption: if it does not take one of ``options``.
     """
     factory = family_factory(name)
-    if dataclasses.is_dataclass(factory):
-        fields = [field.name for field in dataclasses.fields(factory)]
+    parameters = inspect.signature(factory).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for option in options:
-            if option not in fields:
+            if option not in parameters:
+                known = ", ".join(parameters) or "none"
                 raise InvalidFamilyOption(
-                    f"{name} has no option {option!r}{closest(option, fields)} (options: {', '.join(fields)})"
+                    f"{name} has no option {option!r}{closest(option, parameters)} (options: {known})"
                 )
     return factory(**options)

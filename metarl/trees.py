@@ -16,6 +16,11 @@ def expand(theta: Params, tasks: int) -> Params:
     return {name: value.expand(tasks, *value.shape) for name, value in theta.items()}
 
 
+def zeros_like(params: Params) -> Params:
+    """Zeros shaped like ``params``."""
+    return {name: torch.zeros_like(value) for name, value in params.items()}
+
+
 def detach(params: Params) -> Params:
     """The same values without their history."""
     return {name: value.detach() for name, value in params.items()}
@@ -41,12 +46,13 @@ def scale(params: Params, factor: float | Tensor) -> Params:
     return {name: factor * value for name, value in params.items()}
 
 
-def gradients(output: Tensor | Sequence[Tensor], params: Params, *, weights: Params | None = None) -> Params:
-    """Gradients of ``output`` (or the vector-Jacobian product with ``weights``); keeps the graph, 0 where unused."""
+def gradients(outputs: Tensor | Params, params: Params, *, weights: Params | None = None) -> Params:
+    """Gradients in ``params`` of a scalar, or of the sum of ``outputs * weights``; keeps the graph, 0 where unused."""
+    several = outputs if isinstance(outputs, dict) else {"": outputs}
     found = torch.autograd.grad(
-        output,
+        list(several.values()),
         list(params.values()),
-        None if weights is None else list(weights.values()),
+        None if weights is None else [weights[name] for name in several],
         retain_graph=True,
         materialize_grads=True,
     )
@@ -100,13 +106,11 @@ def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
     """Every ``stride``-th time step of the rollouts."""
     episodes, steps = batch.mask.shape[1:]
 
-    def thin(field: Tensor) -> Tensor:
-        if field.shape[1:3] == (episodes, steps):
-            return field[:, :, ::stride]
-        flat = field.shape[1] == episodes * steps  # a distribution's parameters, of every step or of all at once
-        return field.reshape(len(field), episodes, steps, -1)[:, :, ::stride].flatten(1, 2) if flat else field
+    def thin(field: Tensor) -> Tensor:  # [M, E * T, ...]
+        return field.reshape(len(field), episodes, steps, -1)[:, :, ::stride].flatten(1, 2)
 
-    return map_rollouts(thin, batch)
+    behavior = {name: thin(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
+    return map_rollouts(lambda field: field[:, :, ::stride], batch._replace(behavior={}))._replace(behavior=behavior)
 
 
 def split_tasks(data: TaskData, size: int) -> list[TaskData]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 
 from metarl.inner.rules import InnerRule, State
+from metarl.linear import LinearMap
 from metarl.losses import Estimator, InnerLoss
-from metarl.trees import detach, leaves
+from metarl.policies import GaussianPolicy
+from metarl.trees import detach, gradients, leaves
 from metarl.types import Params, Rollouts
 
 
@@ -32,6 +34,41 @@ class InnerConfig:
             raise ValueError(f"inner steps must be 0 or more, got {self.steps}; 1 is usual")
         if not 0.0 < self.step_size < float("inf"):
             raise ValueError(f"the inner step_size must be positive and finite, got {self.step_size}; 0.1 is usual")
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {self.estimator!r}")
+
+
+class LocalLoss(NamedTuple):
+    """The inner losses of some tasks around their parameters, to second order."""
+
+    distribution: LinearMap
+    """From parameters to the action distributions of the batch."""
+    at: Params
+    """Those distributions, as leaves."""
+    slope: Params
+    """Gradient of the losses in the distributions, with its graph."""
+    cotangent: Params
+    """The same without history."""
+
+    def gradient(self) -> Params:
+        """Of the losses, in the parameters."""
+        return self.distribution.pull(self.cotangent)
+
+    def curve(self, vector: Params) -> Params:
+        """The Hessian of the losses times ``vector``."""
+        return self.distribution.product(
+            vector, self.cotangent, lambda tangent: gradients(self.slope, self.at, weights=tangent)
+        )
+
+
+def local_loss(policy: GaussianPolicy, loss: InnerLoss, phi: Params, batch: Rollouts) -> LocalLoss:
+    """Evaluate every task's inner loss around its own ``phi``."""
+    distribution = policy.linearize(phi, batch.observations.flatten(1, 2))
+    at = leaves(distribution.outputs)
+    with torch.enable_grad():
+        values = torch.autograd.grad(loss(at, batch).sum(), list(at.values()), create_graph=True)
+    slope = dict(zip(at, values, strict=True))
+    return LocalLoss(distribution, at, slope, detach(slope))
 
 
 class InnerStep(NamedTuple):
@@ -41,9 +78,10 @@ class InnerStep(NamedTuple):
     state: State
     """Before the step."""
     point: Params
-    """Parameters before the step, as leaves."""
+    """Parameters before the step."""
     gradient: Params
-    """Of the inner loss at ``point``; with its graph where that was asked for."""
+    """Of the inner loss at ``point``."""
+    loss: LocalLoss
 
 
 class Adaptation(NamedTuple):
@@ -55,49 +93,44 @@ class Adaptation(NamedTuple):
     steps: tuple[InnerStep, ...]
 
 
-def inner_gradient(loss: InnerLoss, point: Params, batch: Rollouts, *, keep_graph: bool) -> Params:
-    """The gradient of every task's inner loss at its own ``point``, which must be leaves; with its graph if asked."""
-    with torch.enable_grad():
-        total = loss(point, batch).sum()
-        values = torch.autograd.grad(total, list(point.values()), create_graph=keep_graph)
-    return dict(zip(point, values, strict=True))
+class Learner(NamedTuple):
+    """How policies adapt, and how much of it is done at once."""
+
+    policy: GaussianPolicy
+    rules: Sequence[InnerRule]
+    """One per inner step."""
+    loss: InnerLoss
+    first_order: bool
+    """Treat inner gradients as constants in the meta-gradient."""
+    task_chunk: int
+    """Tasks differentiated together."""
 
 
-def inner_step(
-    rule: InnerRule, loss: InnerLoss, eta: Params, before: Adaptation, batch: Rollouts, *, keep_graph: bool = False
-) -> Adaptation:
+def unadapted(learner: Learner, phi: Params) -> Adaptation:
+    """Where adaptation starts: at ``phi [M, ...]``, before the first step."""
+    return Adaptation(phi, learner.rules[0].init(phi) if learner.rules else {}, ())
+
+
+def inner_step(learner: Learner, eta: Params, before: Adaptation, batch: Rollouts) -> Adaptation:
     """One gradient step of every task on its own batch.
 
     Args:
-        rule: how a gradient moves the parameters.
-        loss: per-task losses ``[M]``.
+        learner: policy, rules and loss; the next rule is the one after the steps taken.
         eta: meta-learned parameters of the rule.
         before: where the tasks stand.
         batch: rollouts collected under ``before.phi``.
-        keep_graph: let the step be differentiated (``outer.linearize``); costs memory.
     """
-    point = leaves(before.phi)
-    gradient = inner_gradient(loss, point, batch, keep_graph=keep_graph)
-    phi, state = rule.update(eta, before.state, detach(point), detach(gradient))
-    return Adaptation(phi, state, (*before.steps, InnerStep(rule, before.state, point, gradient)))
+    rule = learner.rules[len(before.steps)]
+    loss = local_loss(learner.policy, learner.loss, before.phi, batch)
+    gradient = loss.gradient()
+    phi, state = rule.update(eta, before.state, before.phi, gradient)
+    step = InnerStep(rule, before.state, before.phi, gradient, loss)
+    return Adaptation(phi, state, (*before.steps, step))
 
 
-def unadapted(rules: Sequence[InnerRule], phi: Params) -> Adaptation:
-    """Where adaptation starts: at ``phi [M, ...]``, before the first step."""
-    return Adaptation(phi, rules[0].init(phi) if rules else {}, ())
-
-
-def adapt(
-    rules: Sequence[InnerRule],
-    loss: InnerLoss,
-    eta: Params,
-    phi: Params,
-    support: Sequence[Rollouts],
-    *,
-    keep_graph: bool = False,
-) -> Adaptation:
-    """Fold ``inner_step`` over the support batches; ``rules[s]`` takes step s."""
-    adaptation = unadapted(rules, phi)
-    for rule, batch in zip(rules, support, strict=True):
-        adaptation = inner_step(rule, loss, eta, adaptation, batch, keep_graph=keep_graph)
+def adapt(learner: Learner, eta: Params, phi: Params, support: Sequence[Rollouts]) -> Adaptation:
+    """Fold ``inner_step`` over the support batches."""
+    adaptation = unadapted(learner, phi)
+    for batch in support:
+        adaptation = inner_step(learner, eta, adaptation, batch)
     return adaptation

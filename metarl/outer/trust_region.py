@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import adapt
-from metarl.losses import surrogate_and_kl
+from metarl.inner.adapt import Learner, adapt
+from metarl.losses import mean_kl, surrogate_loss
 from metarl.outer.conjugate_gradient import conjugate_gradient
-from metarl.outer.linearize import Learner, Linearization, linearize
+from metarl.outer.linearize import Linearization, linearize
 from metarl.processor import map_groups
 from metarl.trees import add_scaled, dot, expand, is_finite, mean_of_sums, scale, split_tasks
 from metarl.types import Meta, Metrics, Params, TaskData
@@ -142,9 +142,12 @@ def _evaluate(learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: i
 
     def one(group: TaskData) -> Tensor:
         theta = expand(meta.theta, group.query.rewards.shape[0])
-        phi = adapt(learner.rules, learner.loss, meta.eta, theta, group.support).phi
+        phi = adapt(learner, meta.eta, theta, group.support).phi
         with torch.no_grad():
-            return torch.stack([part.sum() for part in surrogate_and_kl(learner.policy, phi, group.query)])
+            policy, query = learner.policy, group.query
+            distribution = policy.distribution(phi, query.observations.flatten(1, 2))
+            parts = surrogate_loss(policy, distribution, query), mean_kl(policy, distribution, query)
+            return torch.stack([part.sum() for part in parts])
 
     parts = map_groups(one, groups, _device(groups))
     surrogate, kl = mean_of_sums([{"both": part} for part in parts], tasks)["both"].tolist()

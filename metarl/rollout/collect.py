@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from metarl.policies import GaussianPolicy
-from metarl.processor import single_threaded
+from metarl.processor import map_groups, single_threaded
 from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
 from metarl.rollout.baseline import discounted_returns, linear_values
 from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes
@@ -71,7 +71,8 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
     rewards, mask = torch.from_numpy(episodes.rewards), torch.from_numpy(episodes.mask)
     observations = torch.from_numpy(episodes.observations)
     returns = discounted_returns(rewards, config.discount)
-    values = torch.stack([linear_values(*task) for task in zip(observations, returns, mask, strict=True)])
+    tasks = list(zip(observations, returns, mask, strict=True))
+    values = torch.stack(map_groups(lambda task: linear_values(*task), tasks, rewards.device))
     after_last = torch.zeros_like(values[..., :1])
     advantages = generalized_advantages(
         rewards, torch.cat([values, after_last], -1), mask, discount=config.discount, gae_lambda=config.gae_lambda

@@ -14,7 +14,7 @@ from metarl.types import Params
 
 
 class Episodes(NamedTuple):
-    """What happened, as float32 arrays; rows of episodes that diverged are 0 throughout."""
+    """What happened, as float32 arrays; 0 on padding and throughout episodes that diverged."""
 
     observations: np.ndarray
     """``[M, E, T, O]``."""
@@ -29,7 +29,7 @@ class Episodes(NamedTuple):
     mask: np.ndarray
     """``[M, E, T]``."""
     log_probs: np.ndarray
-    """``[M, E, T]``."""
+    """``[M, E, T]``; on padding the density of the mean, so that likelihood ratios stay finite."""
     diverged: np.ndarray
     """``[M, E]`` bool."""
 
@@ -80,7 +80,8 @@ def sample_episodes(
     mask = np.zeros_like(rewards)
     diverged = np.zeros(env.num_envs, dtype=bool)
     running = np.ones(env.num_envs, dtype=bool)
-    seen: Any = env.reset(seed=seeds.resets(tasks, episodes))[0]
+    reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
+    seen = reset(seed=seeds.resets(tasks, episodes))[0]
     for step in range(horizon):
         observations[:, :, step] = seen.reshape(tasks, episodes, -1)
         mean = means_of(observations[:, :, step])

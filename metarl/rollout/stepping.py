@@ -71,7 +71,8 @@ class SingleEnvs(VecEnv):
         """The action clipped into a bounded box: a Gaussian policy has no bounds, many environments assert theirs."""
         space = self.single_action_space
         if isinstance(space, gymnasium.spaces.Box):
-            return np.clip(action, space.low, space.high).astype(space.dtype)
+            legal: np.ndarray = np.clip(action, space.low, space.high).astype(space.dtype)
+            return legal
         return action
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -1,0 +1,239 @@
+"""``metarl plot``: learning curves, and the return against gradient steps, of one or more runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from scipy import stats
+
+from metarl.experiments.config import RunConfig
+from metarl.experiments.evaluate import read_evaluation
+from metarl.experiments.runs import RunError, load_config, read_metrics
+from metarl.types import Metrics
+
+POINTS = 300
+"""Env steps at which the curves of several seeds are compared."""
+
+
+class LoadedRun(NamedTuple):
+    """What is plotted of one run."""
+
+    directory: Path
+    config: RunConfig
+    metrics: list[Metrics]
+    evaluation: dict[str, Any] | None
+    """Content of ``evaluation.json``, if there is one."""
+
+
+class Curve(NamedTuple):
+    """Mean and range over runs."""
+
+    env_steps: np.ndarray
+    """``[X]``."""
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Steps(NamedTuple):
+    """Return against gradient steps."""
+
+    mean: np.ndarray
+    """After 0..K steps, ``[K + 1]``."""
+    half_width: np.ndarray
+    """Of the 95 % interval; nan where there is none."""
+    what: str
+    """What the interval is over."""
+
+
+def plot_runs(directories: Sequence[Path], *, output: Path | None = None) -> Path:
+    """Draw learning curves, and beside them the return against gradient steps of the runs that were evaluated.
+
+    Runs whose configurations differ in nothing but the seed and the length are drawn as one: their mean, and a band
+    from the lowest to the highest. The interval on the right is over the seeds (Student's t) where there are several
+    evaluated ones, else the one over tasks that ``metarl evaluate`` found.
+
+    Args:
+        directories: the runs' folders.
+        output: PNG to write; ``curves.png`` in the first run if left out.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunError: if a directory is not a run, has logged nothing, or holds a damaged evaluation.
+        ValueError: if there is no directory.
+    """
+    if not directories:
+        raise ValueError("plot needs at least one run directory, got none; 'metarl train' makes them under runs/")
+    groups = group_runs([_load(directory) for directory in directories])
+    output = output or directories[0] / "curves.png"
+    figure = Figure(figsize=(12, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(1.45, 1.0))
+    palette = matplotlib.colormaps["tab10"]
+    for index, (name, runs) in enumerate(groups.items()):
+        _draw_learning(left, name, runs, palette(index % 10))
+        _draw_adaptation(right, name, runs, palette(index % 10))
+    _finish_left(left)
+    _finish_right(right, [run for runs in groups.values() for run in runs if run.evaluation is None])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, format="png")
+    return output
+
+
+def _load(directory: Path) -> LoadedRun:
+    config, metrics = load_config(directory), read_metrics(directory)
+    try:
+        evaluation = read_evaluation(directory)
+        if evaluation is not None and len(evaluation["mean_return"]) != len(evaluation["ci95"]):
+            raise ValueError("mean_return and ci95 differ in length")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{directory / 'evaluation.json'} must hold mean_return and ci95 ({error}); write it again with "
+            f"'metarl evaluate {directory}'"
+        ) from error
+    return LoadedRun(directory, config, metrics, evaluation)
+
+
+def group_runs(runs: Sequence[LoadedRun]) -> dict[str, list[LoadedRun]]:
+    """Runs that differ in nothing but seed and length together, under a name that tells the groups apart."""
+    settings: list[RunConfig] = []
+    members: list[list[LoadedRun]] = []
+    for run in runs:
+        setting = _without_seed(run.config)
+        if setting not in settings:
+            settings.append(setting)
+            members.append([])
+        members[settings.index(setting)].append(run)
+    named: dict[str, list[LoadedRun]] = {}
+    for setting, group in zip(settings, members, strict=True):
+        name = setting.family_name if setting.preset == "default" else f"{setting.family_name} ({setting.preset})"
+        alike = [each for each in settings if (each.family_name, each.preset) == (setting.family_name, setting.preset)]
+        unique = name if len(alike) == 1 else f"{name}, {group[0].directory.name}"
+        while unique in named:
+            unique += "'"
+        named[unique] = group
+    return named
+
+
+def _without_seed(config: RunConfig) -> RunConfig:
+    """The configuration without what may differ between the seeds of one setting."""
+    train = dataclasses.replace(config.train, seed=0, iterations=1)
+    return dataclasses.replace(config, train=train, minutes=None, checkpoint_every=1, keep_checkpoints=1)
+
+
+def learning_curve(runs: Sequence[Sequence[Metrics]], key: str) -> Curve:
+    """Mean, least and greatest over runs, as far as all of them got.
+
+    Args:
+        runs: the logged lines of each.
+        key: the metric; lines without it are left out.
+    """
+    drawn = []
+    for lines in runs:
+        pairs = [
+            (line["train/env_steps"], line[key])
+            for line in lines
+            if math.isfinite(line.get(key, math.nan)) and "train/env_steps" in line
+        ]
+        if pairs:
+            drawn.append(np.array(pairs).T)
+    if not drawn:
+        empty = np.empty(0)
+        return Curve(empty, empty, empty, empty)
+    if len(drawn) == 1:
+        env_steps, values = drawn[0]
+        return Curve(env_steps, values, values, values)
+    grid = np.linspace(max(each[0][0] for each in drawn), min(each[0][-1] for each in drawn), POINTS)
+    rows = np.stack([np.interp(grid, *each) for each in drawn])
+    return Curve(grid, rows.mean(0), rows.min(0), rows.max(0))
+
+
+def adaptation_steps(evaluations: Sequence[dict[str, Any]]) -> Steps:
+    """Mean over runs and the 95 % interval, as far as all of them took steps."""
+    length = min(len(each["mean_return"]) for each in evaluations)
+    returns = np.array([each["mean_return"][:length] for each in evaluations], dtype=np.float64)
+    if len(evaluations) == 1:
+        half_width = np.array(evaluations[0]["ci95"][:length], dtype=np.float64)
+        return Steps(returns[0], half_width, f"{evaluations[0]['tasks']} tasks")
+    count = len(returns)
+    half_width = stats.t.ppf(0.975, count - 1) * returns.std(0, ddof=1) / math.sqrt(count)
+    return Steps(returns.mean(0), half_width, f"{count} seeds")
+
+
+def _draw_learning(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) -> None:
+    steps = runs[0].config.train.inner.steps
+    seeds = f", {len(runs)} seeds: mean, lowest to highest" if len(runs) > 1 else ""
+    lines = [run.metrics for run in runs]
+    styles: list[tuple[int, dict[str, Any]]] = [(0, {"linestyle": "--", "linewidth": 1.2})]
+    if steps:
+        styles.append((steps, {"linewidth": 2.0}))
+    for step, style in styles:
+        curve = learning_curve(lines, f"train/return_after_{step}")
+        axes.plot(curve.env_steps, curve.mean, color=color, label=f"{name}, {after(step)}{seeds}", **style)
+        if len(runs) > 1:
+            axes.fill_between(curve.env_steps, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+    held_out = learning_curve(lines, f"held_out/return_after_{steps}")
+    if len(runs) == 1 and held_out.env_steps.size:
+        axes.plot(held_out.env_steps, held_out.mean, "o", color=color, markersize=4, label=f"{name}, held-out tasks")
+
+
+def after(step: int) -> str:
+    """The number of gradient steps in words."""
+    return "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+
+
+def _draw_adaptation(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) -> None:
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
+    if not evaluations:
+        return
+    steps = adaptation_steps(evaluations)
+    numbers = np.arange(len(steps.mean))
+    axes.errorbar(
+        numbers,
+        steps.mean,
+        yerr=np.nan_to_num(steps.half_width),
+        color=color,
+        marker="o",
+        markersize=5,
+        capsize=4,
+        linewidth=1.8,
+        label=f"{name}, 95 % interval over {steps.what}",
+    )
+    if len(evaluations) > 1:
+        for evaluation in evaluations:
+            single = evaluation["mean_return"][: len(numbers)]
+            axes.plot(numbers, single, color=color, linewidth=0.7, alpha=0.45)
+
+
+def _finish_left(axes: Any) -> None:
+    axes.set(title="Learning: return on training tasks", xlabel="environment steps", ylabel="return (sum of rewards)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _finish_right(axes: Any, left_out: Sequence[LoadedRun]) -> None:
+    axes.set(title="Adaptation: return on held-out tasks", xlabel="gradient steps", ylabel="return (sum of rewards)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    drawn = bool(axes.get_legend_handles_labels()[0])
+    if drawn:
+        axes.legend(fontsize=8, frameon=False)
+    if left_out:
+        names = ", ".join(run.directory.name for run in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+        note = f"not evaluated yet: {names}\n(metarl evaluate RUN_DIR)"
+        place = (0.02, 0.02, "left", "bottom") if drawn else (0.5, 0.5, "center", "center")
+        axes.text(
+            *place[:2], note, transform=axes.transAxes, ha=place[2], va=place[3], fontsize=8, color="0.4"
+        )  # fmt: skip

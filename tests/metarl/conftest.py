@@ -1,0 +1,100 @@
+"""Tiny meta-learning problems in float64, small enough for finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.inner.adapt import adapt
+from metarl.inner.rules import sgd
+from metarl.losses import Estimator, make_inner_loss, surrogate_and_kl
+from metarl.mlp_kernels import Activation
+from metarl.outer.linearize import Learner
+from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.trees import detach, expand
+from metarl.types import Meta, Params, Rollouts, TaskData
+
+TASKS, EPISODES, HORIZON = 3, 2, 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A learner, an initialization and random data, as functions of the initialization as one vector."""
+
+    learner: Learner
+    meta: Meta
+    data: TaskData
+
+    def adapted(self, theta: Params) -> Params:
+        tasks = self.data.query.rewards.shape[0]
+        return adapt(self.learner.rules, self.learner.loss, {}, expand(theta, tasks), self.data.support).phi
+
+    def surrogate(self, theta: Tensor) -> float:
+        """Minus TRPO's objective after adaptation, mean over tasks."""
+        phi = self.adapted(self.params(theta))
+        return float(surrogate_and_kl(self.learner.policy, phi, self.data.query)[0].mean())
+
+    def kl(self, theta: Tensor) -> float:
+        """KL from the query's behavior to the adapted policies, mean over tasks."""
+        phi = self.adapted(self.params(theta))
+        return float(surrogate_and_kl(self.learner.policy, phi, self.data.query)[1].mean())
+
+    def vector(self, params: Params) -> Tensor:
+        return torch.cat([params[name].reshape(-1) for name in self.meta.theta])
+
+    def params(self, vector: Tensor) -> Params:
+        pieces = vector.split([value.numel() for value in self.meta.theta.values()])
+        return {
+            name: piece.view(value.shape) for (name, value), piece in zip(self.meta.theta.items(), pieces, strict=True)
+        }
+
+
+def random_batch(policy: GaussianPolicy, phi: Params, generator: torch.Generator) -> Rollouts:
+    """Padded episodes; log probabilities near, but not at, those of ``phi``, so that no likelihood ratio is 1."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    shape = (TASKS, EPISODES, HORIZON)
+    lengths = torch.randint(2, HORIZON + 1, shape[:2], generator=generator)
+    lengths[0, 0] = 0  # diverged
+    mask = (torch.arange(HORIZON) < lengths[..., None]).double()
+    observations = normal(*shape, policy.observation_size) * mask[..., None]
+    actions = normal(*shape, policy.action_size) * mask[..., None]
+    behavior = detach(policy.distribution(phi, observations.flatten(1, 2)))
+    log_probs = policy.log_prob(behavior, actions.flatten(1, 2)).view(shape) + 0.2 * normal(*shape)
+    return Rollouts(observations, actions, normal(*shape) * mask, mask, log_probs, normal(*shape) * mask, behavior)
+
+
+@pytest.fixture
+def make_problem() -> Callable[..., Problem]:
+    """A function that builds a ``Problem``; its query batch is collected under the adapted policies."""
+
+    def build(
+        estimator: Estimator = "lvc",
+        steps: int = 1,
+        *,
+        first_order: bool = False,
+        activation: Activation = "tanh",
+        task_chunk: int = TASKS,
+        step_size: float = 0.1,
+        seed: int = 0,
+    ) -> Problem:
+        generator = torch.Generator().manual_seed(seed)
+        policy = GaussianPolicy(2, 2, PolicyConfig(hidden=(3, 3), activation=activation, initial_log_std=-0.3))
+        theta = {
+            name: value.double() + 0.1 * torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            for name, value in policy.init(generator).items()
+        }
+        learner = Learner(policy, [sgd(step_size)] * steps, make_inner_loss(estimator, policy), first_order, task_chunk)
+        everywhere = expand(theta, TASKS)
+        support = tuple(random_batch(policy, everywhere, generator) for _ in range(steps))
+        phi = adapt(learner.rules, learner.loss, {}, everywhere, support).phi
+        query = random_batch(policy, phi, generator)
+        return Problem(learner, Meta(theta, {}), TaskData(support, query))
+
+    return build

@@ -1,0 +1,283 @@
+"""Meta-gradients and Fisher-vector products against finite differences in float64 and torch's own autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from metarl.inner.adapt import adapt
+from metarl.inner.rules import InnerRule
+from metarl.losses import surrogate_and_kl
+from metarl.outer.linearize import linearize
+from metarl.trees import expand, gradients, leaves, map_rollouts, mean_of_sums, split_tasks, stride_steps
+from metarl.types import Params, Rollouts, TaskData
+
+ESTIMATORS = ["lvc", "reinforce", "dice"]
+EVERY_CASE = [(estimator, steps) for estimator in ESTIMATORS for steps in (0, 1, 2)]
+TASKS = 3
+
+
+def meta_gradient(problem) -> Params:
+    linearization = linearize(problem.learner, problem.meta, problem.data)
+    return mean_of_sums([linearization.surrogate_gradient(problem.data.query)], TASKS)
+
+
+def fisher_product(problem, vector: Tensor) -> Tensor:
+    product = linearize(problem.learner, problem.meta, problem.data).fisher_product(problem.params(vector))
+    return problem.vector(product) / TASKS
+
+
+def directions(problem, count: int) -> Tensor:
+    """Random vectors of length 1 in the space of the initialization."""
+    size = problem.vector(problem.meta.theta).numel()
+    vectors = torch.randn(count, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+def differences(problem, width: float = 1e-6) -> Tensor:
+    """Central differences of the surrogate after adaptation in every coordinate of the initialization."""
+    theta = problem.vector(problem.meta.theta)
+    return torch.tensor(
+        [
+            (problem.surrogate(theta + width * axis) - problem.surrogate(theta - width * axis)) / (2.0 * width)
+            for axis in torch.eye(theta.numel(), dtype=torch.float64)
+        ],
+        dtype=torch.float64,
+    )
+
+
+def kl_curvature(problem, first: Tensor, second: Tensor, width: float = 2e-4) -> float:
+    """``first . H second`` with the Hessian H of the KL, by central differences."""
+    theta = problem.vector(problem.meta.theta)
+
+    def kl(one: float, other: float) -> float:
+        return problem.kl(theta + one * width * first + other * width * second)
+
+    return (kl(1, 1) - kl(1, -1) - kl(-1, 1) + kl(-1, -1)) / (4.0 * width * width)
+
+
+def naive_gradient(problem, function) -> Params:
+    """Gradient of ``function(phi)`` through every step by torch's own autograd, without the hand-written network.
+
+    Observations that require gradients make ``mlp`` use batched products, which torch differentiates any number of
+    times.
+    """
+    theta = leaves(problem.meta.theta)
+    phi = expand(theta, TASKS)
+    for batch in problem.data.support:
+        loss = problem.learner.loss(phi, by_torch(batch)).sum()
+        step = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
+        phi = {name: value - 0.1 * slope for (name, value), slope in zip(phi.items(), step, strict=True)}
+    return gradients(function(phi, by_torch(problem.data.query)), theta)
+
+
+def by_torch(batch: Rollouts) -> Rollouts:
+    return batch._replace(observations=batch.observations.clone().requires_grad_())
+
+
+@pytest.mark.parametrize(("estimator", "steps"), EVERY_CASE)
+def test_meta_gradient_equals_finite_differences_of_the_adapted_surrogate(make_problem, estimator, steps):
+    problem = make_problem(estimator, steps)
+    found = problem.vector(meta_gradient(problem))
+    assert float(found.norm()) > 0.05
+    assert_close(found, differences(problem), rtol=1e-6, atol=1e-8)
+
+
+def test_meta_gradient_of_a_relu_network_equals_finite_differences(make_problem):
+    problem = make_problem("lvc", 1, activation="relu")
+    assert_close(problem.vector(meta_gradient(problem)), differences(problem), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("estimator", "steps"), EVERY_CASE)
+def test_fisher_product_equals_finite_differences_of_the_kl(make_problem, estimator, steps):
+    """At the policies that the query was collected under, where Gauss-Newton is the whole Hessian."""
+    problem = make_problem(estimator, steps)
+    vectors = directions(problem, 3)
+    assert problem.kl(problem.vector(problem.meta.theta)) < 1e-15
+    found = torch.stack([vectors @ fisher_product(problem, vector) for vector in vectors])
+    expected = [[kl_curvature(problem, one, other) for other in vectors] for one in vectors]
+    assert float(found.diagonal().min()) > 0.05
+    assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("estimator", "steps"), EVERY_CASE)
+def test_meta_gradient_equals_torchs_own_through_every_step(make_problem, estimator, steps):
+    problem = make_problem(estimator, steps)
+    policy = problem.learner.policy
+    expected = naive_gradient(problem, lambda phi, query: surrogate_and_kl(policy, phi, query)[0].mean())
+    assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_fisher_product_is_symmetric_and_positive(make_problem, steps):
+    problem = make_problem("lvc", steps)
+    identity = torch.eye(problem.vector(problem.meta.theta).numel(), dtype=torch.float64)
+    linearization = linearize(problem.learner, problem.meta, problem.data)
+    matrix = torch.stack([problem.vector(linearization.fisher_product(problem.params(axis))) for axis in identity])
+    assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-12)
+    assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-12
+
+
+@pytest.mark.parametrize(("estimator", "steps"), [("lvc", 1), ("lvc", 2), ("dice", 1), ("reinforce", 1)])
+def test_first_order_is_the_plain_gradient_at_the_adapted_parameters(make_problem, estimator, steps):
+    problem = make_problem(estimator, steps, first_order=True)
+    phi = leaves(problem.adapted(problem.meta.theta))
+    surrogate = surrogate_and_kl(problem.learner.policy, phi, problem.data.query)[0].mean()
+    expected = {name: value.sum(0) for name, value in gradients(surrogate, phi).items()}
+    assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_first_order_differs_from_second_order(make_problem, estimator):
+    first = meta_gradient(make_problem(estimator, 1, first_order=True))
+    problem = make_problem(estimator, 1)
+    first_vector, second_vector = problem.vector(first), problem.vector(meta_gradient(problem))
+    assert float((first_vector - second_vector).norm()) > 0.02 * float(second_vector.norm())
+
+
+def test_first_order_drops_the_inner_curvature_from_the_fisher_product_too(make_problem):
+    """Then the adapted policies move as much as the initialization does."""
+    problem = make_problem("lvc", 1, first_order=True)
+    (vector,) = directions(problem, 1)
+    at_phi = linearize(problem.learner, problem.meta, problem.data)
+    policy, query = problem.learner.policy, problem.data.query
+    phi = problem.adapted(problem.meta.theta)
+    tangent = expand(problem.params(vector), TASKS)
+    pushed = push_by_torch(phi, tangent, query)
+    assert_close(at_phi.push(problem.params(vector))["mean"], pushed, rtol=1e-10, atol=1e-12)
+    assert_close(
+        at_phi.push(problem.params(vector))["log_std"], tangent["log_std"].unsqueeze(1), rtol=1e-10, atol=1e-12
+    )
+    assert policy.config.min_log_std < float(phi["log_std"].min())
+
+
+def push_by_torch(phi: Params, tangent: Params, query: Rollouts) -> Tensor:
+    """Change of the network's outputs with its parameters, without the library's network."""
+
+    def means(*values: Tensor) -> Tensor:
+        weights = dict(zip(phi, values, strict=True))
+        hidden = query.observations.flatten(1, 2)
+        for layer in range(3):
+            hidden = hidden @ weights[f"weight_{layer}"] + weights[f"bias_{layer}"].unsqueeze(1)
+            hidden = hidden.tanh() if layer < 2 else hidden
+        return hidden
+
+    return torch.autograd.functional.jvp(means, tuple(phi.values()), tuple(tangent.values()))[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_groups_of_tasks_add_up_to_all_of_them(make_problem, estimator, size):
+    problem = make_problem(estimator, 2)
+    (vector,) = directions(problem, 1)
+    groups = split_tasks(problem.data, size)
+    parts = [linearize(problem.learner, problem.meta, group) for group in groups]
+    gradient = mean_of_sums(
+        [part.surrogate_gradient(group.query) for part, group in zip(parts, groups, strict=True)], TASKS
+    )
+    product = mean_of_sums([part.fisher_product(problem.params(vector)) for part in parts], TASKS)
+    assert_close(gradient, meta_gradient(problem), rtol=1e-10, atol=1e-12)
+    assert_close(problem.vector(product), fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
+
+
+def permuted(batch: Rollouts, tasks: list[int], episodes: list[int]) -> Rollouts:
+    """The same rollouts in another order."""
+    moved = map_rollouts(lambda field: field[tasks], batch)
+    mean = moved.behavior["mean"].unflatten(1, batch.mask.shape[1:])[:, episodes].flatten(1, 2)
+    fields = {name: getattr(moved, name)[:, episodes] for name in Rollouts._fields if name != "behavior"}
+    return Rollouts(**fields, behavior=moved.behavior | {"mean": mean})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "episodes"), [([2, 0, 1], [0, 1]), ([0, 1, 2], [1, 0]), ([1, 2, 0], [1, 0])], ids=str
+)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_order_of_tasks_and_episodes_changes_nothing(make_problem, estimator, tasks, episodes):
+    problem = make_problem(estimator, 2)
+    (vector,) = directions(problem, 1)
+    gradient, product = meta_gradient(problem), fisher_product(problem, vector)
+    data = TaskData(
+        tuple(permuted(batch, tasks, episodes) for batch in problem.data.support),
+        permuted(problem.data.query, tasks, episodes),
+    )
+    other = type(problem)(problem.learner, problem.meta, data)
+    assert_close(meta_gradient(other), gradient, rtol=1e-10, atol=1e-12)
+    assert_close(fisher_product(other, vector), product, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["lvc", "reinforce"])
+def test_a_subsample_of_every_step_is_the_whole(make_problem, estimator):
+    problem = make_problem(estimator, 2)
+    (vector,) = directions(problem, 1)
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, 1)
+    product = problem.vector(linearization.fisher_product(problem.params(vector))) / TASKS
+    assert_close(product, fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("estimator", ["lvc", "reinforce"])
+def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the_same_parameters(
+    make_problem, estimator, stride
+):
+    """J is (1 - 0.1 H) of the strided support at theta, then the network's own at phi on the strided query."""
+    problem = make_problem(estimator, 1)
+    policy, loss = problem.learner.policy, problem.learner.loss
+    (vector,) = directions(problem, 1)
+    support, query = (stride_steps(batch, stride) for batch in (problem.data.support[0], problem.data.query))
+    theta = leaves(expand(problem.meta.theta, TASKS))
+    slope = torch.autograd.grad(loss(theta, by_torch(support)).sum(), list(theta.values()), create_graph=True)
+    tangent = expand(problem.params(vector), TASKS)
+    curved = gradients(list(slope), theta, weights=tangent)
+    moved = {name: tangent[name] - 0.1 * curved[name] for name in tangent}
+    phi = problem.adapted(problem.meta.theta)
+    pushed = push_by_torch(phi, moved, query)
+    weights = query.mask.flatten(1) / query.mask.sum((1, 2), keepdim=False).clamp(min=1.0)[:, None]
+    deviation = phi["log_std"].exp().unsqueeze(1)
+    expected = ((pushed / deviation).square().sum(-1) * weights).sum()
+    expected += (2.0 * moved["log_std"].square().sum(-1) * weights.sum(1)).sum()
+
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride)
+    product = problem.vector(linearization.fisher_product(problem.params(vector)))
+    assert float(vector @ product) == pytest.approx(float(expected), rel=1e-10)
+    whole = float(vector @ fisher_product(problem, vector)) * TASKS
+    assert float(expected) != pytest.approx(whole, rel=1e-3)
+    assert_close(linearization.query.inputs, phi, rtol=0.0, atol=0.0)
+    assert policy.config.min_log_std < float(phi["log_std"].min())
+
+
+def test_a_subsample_takes_every_step_from_its_own_data(make_problem):
+    """With two inner steps: each curvature is that of its strided batch, at the parameters that the full data gave."""
+    problem = make_problem("lvc", 2)
+    linearization = linearize(problem.learner, problem.meta, problem.data)
+    thin = linearization.subsample(problem.data, 2)
+    for full, strided, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
+        assert_close(strided.step.point, full.step.point, rtol=0.0, atol=0.0)
+        point = leaves(full.step.point)
+        expected = gradients(problem.learner.loss(point, stride_steps(batch, 2)).sum(), point)
+        assert_close(strided.step.gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make_problem):
+    """Heavy ball over two steps, against finite differences: state carries gradients from one step to the next."""
+
+    def update(eta: Params, state: Params, phi: Params, gradient: Params) -> tuple[Params, Params]:
+        velocity = {name: eta["factor"] * state[name] + value for name, value in gradient.items()}
+        return {name: value - 0.3 * velocity[name] for name, value in phi.items()}, velocity
+
+    rule = InnerRule(init=lambda phi: {name: torch.zeros_like(value) for name, value in phi.items()}, update=update)
+    problem = make_problem("lvc", 2)
+    learner = problem.learner._replace(rules=[rule, rule])
+    meta = problem.meta._replace(eta={"factor": torch.tensor(0.7, dtype=torch.float64)})
+    gradient = linearize(learner, meta, problem.data).surrogate_gradient(problem.data.query)
+    (vector,) = directions(problem, 1)
+    theta = problem.vector(meta.theta)
+
+    def surrogate(width: float) -> float:
+        start = expand(problem.params(theta + width * vector), TASKS)
+        phi = adapt(learner.rules, learner.loss, meta.eta, start, problem.data.support).phi
+        return float(surrogate_and_kl(learner.policy, phi, problem.data.query)[0].sum())
+
+    expected = (surrogate(1e-6) - surrogate(-1e-6)) / 2e-6
+    assert float(vector @ problem.vector(gradient)) == pytest.approx(expected, rel=1e-6)
