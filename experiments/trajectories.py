@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLUMNS = 3
 
@@ -37,12 +38,14 @@ def draw_trajectories(paths: Paths, path: Path) -> None:
         axes = figure.add_subplot(rows, columns, task + 1, aspect="equal")
         _panel(axes, paths, task)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
         if task >= tasks - columns:
             axes.set_xlabel("x (m)")
         if task % columns == 0:
             axes.set_ylabel("y (m)")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 3 * columns // 2), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2 * columns), frameon=False)
     figure.savefig(path, format="png")
 
 
@@ -57,7 +60,7 @@ def _panel(axes: Any, paths: Paths, task: int) -> None:
     for step, color in enumerate(colors(steps)):
         label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
         for episode, positions in enumerate(paths.positions[step, task]):
-            axes.plot(*positions.T, color=color, linewidth=1.3, alpha=0.9, label=label if episode == 0 else None)
+            axes.plot(*positions.T, color=color, linewidth=1.0, alpha=0.8, label=label if episode == 0 else None)
     axes.plot(0.0, 0.0, "o", color="black", markersize=4, label="start")
     axes.plot(
         *paths.goals[task], "*", color="tab:red", markersize=14, markeredgecolor="white", zorder=5, label="goal"
