@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": Command("commands", "evaluate", "returns of held-out tasks before and after adaptation"),
     "render": Command("commands", "render", "a video of the same tasks before and after adaptation"),
     "plot": Command("commands", "plot", "learning curves, and return against gradient steps"),
+    "results": Command("commands", "results", "the table of what runs reached; keep their small files"),
     "list": Command("commands", "list_all", "task families, algorithms and presets"),
     "bench": Command("commands", "bench", "measure sampling (rollout) or a whole meta-iteration (iteration)"),
 }

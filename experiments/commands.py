@@ -171,6 +171,22 @@ def plot(argv: Sequence[str]) -> int:
 
 
 @_reported
+def results(argv: Sequence[str]) -> int:
+    """``metarl results RUN_DIR... [--into FOLDER]``."""
+    from metarl.experiments.results import keep_results, markdown, rows
+
+    parser = argparse.ArgumentParser(prog="metarl results", description="The table of what runs reached, as Markdown.")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="also copy each run's small files there")
+    arguments = parser.parse_args(argv)
+    if arguments.into is not None:
+        for directory in arguments.directories:
+            keep_results(directory, arguments.into)
+    console.print(markdown(rows(arguments.directories)), soft_wrap=True, markup=False)
+    return 0
+
+
+@_reported
 def bench(argv: Sequence[str]) -> int:
     """``metarl bench rollout FAMILY [flags]`` or ``metarl bench iteration FAMILY [flags]``."""
     from metarl.experiments import bench as benches

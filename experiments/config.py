@@ -77,7 +77,7 @@ def from_json(content: bytes, source: Path) -> RunConfig:
             _refuse_unknown(config.family, factory, source)
             return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
         return dataclasses.replace(config, family=factory())
-    except (msgspec.DecodeError, TypeError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{source}: {error}") from error

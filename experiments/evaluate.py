@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 from scipy import stats
 
 from metarl.engine import Evaluation, evaluate, make_learner
-from metarl.experiments.runs import Run, load_run, write_json
+from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 
@@ -131,10 +130,7 @@ def table(result: dict[str, Any]) -> Table:
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
     """A run's ``evaluation.json``, or None where it was not evaluated."""
     path = directory / EVALUATION
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return read_json(path) if path.is_file() else None
 
 
 def _mean(row: np.ndarray) -> float:

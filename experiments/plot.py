@@ -92,16 +92,14 @@ def plot_runs(directories: Sequence[Path], *, output: Path | None = None) -> Pat
 
 
 def _load(directory: Path) -> LoadedRun:
-    config, metrics = load_config(directory), read_metrics(directory)
-    try:
-        evaluation = read_evaluation(directory)
-        if evaluation is not None and len(evaluation["mean_return"]) != len(evaluation["ci95"]):
-            raise ValueError("mean_return and ci95 differ in length")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{directory / 'evaluation.json'} must hold mean_return and ci95 ({error}); write it again with "
-            f"'metarl evaluate {directory}'"
-        ) from error
+    config, metrics, evaluation = load_config(directory), read_metrics(directory), read_evaluation(directory)
+    if evaluation is not None:
+        lengths = [len(evaluation.get(name, ())) for name in ("mean_return", "ci95")]
+        if lengths[0] != lengths[1] or lengths[0] == 0:
+            raise RunError(
+                f"{directory / 'evaluation.json'} must hold as many mean_return as ci95, at least one, got "
+                f"{lengths[0]} and {lengths[1]}; write it again with 'metarl evaluate {directory}'"
+            )
     return LoadedRun(directory, config, metrics, evaluation)
 
 

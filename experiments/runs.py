@@ -98,3 +98,18 @@ def read_metrics(directory: Path) -> list[Metrics]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a readable JSON document, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what ``write_json`` wrote.
+
+    Raises:
+        RunError: if it is missing or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content

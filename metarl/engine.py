@@ -172,6 +172,7 @@ def collect(
     Returns:
         The data of the meta-update, the S + 1 batches, and the parameters that each was collected under.
     """
+    keep_freed_memory()
     count = len(tasks)
     adaptation = unadapted(learner, expand(meta.theta, count))
     env = make_vector_env(family, tasks, config.episodes)
@@ -228,7 +229,6 @@ def meta_train(
     Raises:
         TrainingStalled: after ``config.max_failures`` iterations in a row without an update.
     """
-    keep_freed_memory()
     learner = make_learner(policy, config)
     while state.iteration < config.iterations:
         clock = Clock()

@@ -13,6 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.engine import Iteration
 from metarl.types import Metrics
 
+_FLUSH = 10
+"""Seconds after which TensorBoard sees what was written."""
+
 
 class RunLog:
     """Writes each iteration to ``metrics.jsonl`` and to ``tensorboard/``.
@@ -30,8 +33,11 @@ class RunLog:
             start: iterations done; lines and events of later ones, from before an interruption, are dropped.
         """
         events = directory / "tensorboard"
-        self._main = SummaryWriter(str(events), purge_step=start + 1)
-        self._after = [SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1) for step in range(steps + 1)]
+        self._main = SummaryWriter(str(events), purge_step=start + 1, flush_secs=_FLUSH)
+        self._after = [
+            SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1, flush_secs=_FLUSH)
+            for step in range(steps + 1)
+        ]
         path = directory / "metrics.jsonl"
         kept = [line for line in _lines(path) if int(line["iteration"]) <= start]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -60,7 +66,7 @@ class RunLog:
             self._returns("held_out_tasks", iteration.held_out, number)
             metrics |= {f"held_out/return_after_{step}": _mean(row) for step, row in enumerate(iteration.held_out)}
         for name, value in metrics.items():
-            if "return_after" not in name:
+            if "return_after" not in name and math.isfinite(value):
                 self._main.add_scalar(name, value, number)
         line = {"iteration": float(number), **metrics}
         self._lines.write(json.dumps({name: value if math.isfinite(value) else None for name, value in line.items()}))

@@ -60,14 +60,21 @@ def forward(weights: Arrays, biases: Arrays, inputs: np.ndarray, activation: Act
     return hidden
 
 
-def backward(weights: Arrays, hidden: Arrays, cotangent: np.ndarray, activation: Activation) -> Backward:
+def slopes(hidden: Arrays, activation: Activation) -> list[np.ndarray]:
+    """``slope`` of every layer's input; the network's own inputs have none, and an empty array stands for it."""
+    return [hidden[0][:0], *(slope(each, activation) for each in hidden[1:])]
+
+
+def backward(
+    weights: Arrays, hidden: Arrays, slopes: Arrays, cotangent: np.ndarray, activation: Activation
+) -> Backward:
     """Gradients of ``sum(output * cotangent)`` in the weights and biases."""
     last = len(weights) - 1
     delta: list[np.ndarray] = [cotangent] * len(weights)
     bend: list[np.ndarray | None] = [None] * len(weights)
     for layer in range(last, 0, -1):
         above = delta[layer] @ weights[layer].T
-        delta[layer - 1] = above * slope(hidden[layer], activation)
+        delta[layer - 1] = above * slopes[layer]
         if activation == "tanh":  # d(1 - h^2) = -2 h dh
             above *= hidden[layer]
             above *= -2
@@ -77,7 +84,7 @@ def backward(weights: Arrays, hidden: Arrays, cotangent: np.ndarray, activation:
 
 
 def tangent(
-    weights: Arrays, hidden: Arrays, weight_tangents: Arrays, bias_tangents: Arrays, activation: Activation
+    weights: Arrays, hidden: Arrays, slopes: Arrays, weight_tangents: Arrays, bias_tangents: Arrays
 ) -> list[np.ndarray | None]:
     """Changes of every layer's input, and last of the output, with the weights and biases; the inputs stay."""
     changes: list[np.ndarray | None] = [None]
@@ -89,7 +96,7 @@ def tangent(
         if before is not None:
             change += before @ weight
         if layer < last:
-            change *= slope(hidden[layer + 1], activation)
+            change *= slopes[layer + 1]
         changes.append(change)
     return changes
 
@@ -97,22 +104,22 @@ def tangent(
 def backward_tangent(
     weights: Arrays,
     hidden: Arrays,
+    slopes: Arrays,
     changes: Sequence[np.ndarray | None],
     passed: Backward,
     weight_tangents: Arrays,
     turned: np.ndarray,
-    activation: Activation,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Change of the gradients with the weights and with the output's cotangent (Pearlmutter 1994).
 
     Args:
         weights: of every layer.
         hidden: from ``forward``.
+        slopes: from ``slopes``.
         changes: from ``tangent``; used up.
         passed: from ``backward``.
         weight_tangents: the change of the weights.
         turned: the change of the output's cotangent.
-        activation: of the hidden layers.
 
     Returns:
         Changes of the weight gradients and of the bias gradients.
@@ -128,7 +135,7 @@ def backward_tangent(
         of_weights[layer] += change.T @ passed.delta[layer]
         following = turned @ weights[layer].T
         following += passed.delta[layer] @ weight_tangents[layer].T
-        following *= slope(hidden[layer], activation)
+        following *= slopes[layer]
         bend = passed.bend[layer]
         if bend is not None:
             following += np.multiply(bend, change, out=change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -83,6 +83,7 @@ class MlpMap:
         self._weights, biases = self._split(params)
         width = self._weights[0][-1].shape[-1]
         self._shape = (self._tasks, count, width)
+        self._slopes: list[list[list[np.ndarray]]] = []
         self._passes: tuple[Tensor, list[list[kernels.Backward]]] | None = None
         self._hidden: list[list[list[np.ndarray]]] = []
         output = np.empty(self._shape, rows.dtype)
@@ -107,6 +108,12 @@ class MlpMap:
         stacked = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*tasks, strict=True))
         return dict(zip(names, stacked, strict=True))
 
+    def _each_block(self, task: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray], slice]]:
+        """Hidden values, slopes and rows of every block; slopes are computed once, when they are first needed."""
+        if not self._slopes:
+            self._slopes = [[kernels.slopes(hidden, self._activation) for hidden in kept] for kept in self._hidden]
+        return zip(self._hidden[task], self._slopes[task], self._blocks, strict=True)
+
     def pull(self, cotangent: Tensor) -> Params:
         """Gradients of ``sum(output * cotangent)``."""
         passes = self._backward(cotangent)
@@ -116,8 +123,8 @@ class MlpMap:
         rows = cotangent.detach().numpy()
         return [
             [
-                kernels.backward(self._weights[task], hidden, rows[task, block], self._activation)
-                for hidden, block in zip(self._hidden[task], self._blocks, strict=True)
+                kernels.backward(self._weights[task], hidden, slopes, rows[task, block], self._activation)
+                for hidden, slopes, block in self._each_block(task)
             ]
             for task in range(self._tasks)
         ]
@@ -132,10 +139,8 @@ class MlpMap:
         changes: list[list[list[np.ndarray | None]]] = []
         for task in range(self._tasks):
             kept = []
-            for hidden, block in zip(self._hidden[task], self._blocks, strict=True):
-                *change, last = kernels.tangent(
-                    self._weights[task], hidden, weights[task], biases[task], self._activation
-                )
+            for hidden, slopes, block in self._each_block(task):
+                *change, last = kernels.tangent(self._weights[task], hidden, slopes, weights[task], biases[task])
                 output[task, block] = last
                 kept.append(change)
             changes.append(kept)
@@ -155,10 +160,10 @@ class MlpMap:
         for task in range(self._tasks):
             parts = [
                 kernels.backward_tangent(
-                    self._weights[task], hidden, change, passed, weights[task], rows[task, block], self._activation
+                    self._weights[task], hidden, slopes, change, passed, weights[task], rows[task, block]
                 )
-                for hidden, change, passed, block in zip(
-                    self._hidden[task], changes[task], passes[task], self._blocks, strict=True
+                for (hidden, slopes, block), change, passed in zip(
+                    self._each_block(task), changes[task], passes[task], strict=True
                 )
             ]
             found.append(_sums([[*of_weights, *of_biases] for of_weights, of_biases in parts]))

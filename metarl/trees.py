@@ -49,6 +49,10 @@ def scale(params: Params, factor: float | Tensor) -> Params:
 def gradients(outputs: Tensor | Params, params: Params, *, weights: Params | None = None) -> Params:
     """Gradients in ``params`` of a scalar, or of the sum of ``outputs * weights``; keeps the graph, 0 where unused."""
     several = outputs if isinstance(outputs, dict) else {"": outputs}
+    if weights is not None:  # autograd refuses outputs that are constants
+        several = {name: value for name, value in several.items() if value.requires_grad}
+        if not several:
+            return zeros_like(params)
     found = torch.autograd.grad(
         list(several.values()),
         list(params.values()),

@@ -108,7 +108,7 @@ class Learner(NamedTuple):
 
 def unadapted(learner: Learner, phi: Params) -> Adaptation:
     """Where adaptation starts: at ``phi [M, ...]``, before the first step."""
-    return Adaptation(phi, learner.rules[0].init(phi) if learner.rules else {}, ())
+    return Adaptation(detach(phi), learner.rules[0].init(phi) if learner.rules else {}, ())
 
 
 def inner_step(learner: Learner, eta: Params, before: Adaptation, batch: Rollouts) -> Adaptation:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import adapt
+from metarl.inner.adapt import Learner, adapt
 from metarl.inner.rules import sgd
-from metarl.losses import Estimator, make_inner_loss, surrogate_and_kl
+from metarl.losses import Estimator, make_inner_loss, mean_kl, surrogate_loss
 from metarl.mlp_kernels import Activation
-from metarl.outer.linearize import Learner
 from metarl.policies import GaussianPolicy, PolicyConfig
 from metarl.trees import detach, expand
 from metarl.types import Meta, Params, Rollouts, TaskData
@@ -31,17 +30,21 @@ class Problem:
 
     def adapted(self, theta: Params) -> Params:
         tasks = self.data.query.rewards.shape[0]
-        return adapt(self.learner.rules, self.learner.loss, {}, expand(theta, tasks), self.data.support).phi
+        return adapt(self.learner, self.meta.eta, expand(theta, tasks), self.data.support).phi
+
+    def distribution(self, phi: Params) -> Params:
+        """Of the query batch, differentiable in ``phi``."""
+        return self.learner.policy.distribution(phi, self.data.query.observations.flatten(1, 2))
 
     def surrogate(self, theta: Tensor) -> float:
         """Minus TRPO's objective after adaptation, mean over tasks."""
-        phi = self.adapted(self.params(theta))
-        return float(surrogate_and_kl(self.learner.policy, phi, self.data.query)[0].mean())
+        distribution = self.distribution(self.adapted(self.params(theta)))
+        return float(surrogate_loss(self.learner.policy, distribution, self.data.query).mean())
 
     def kl(self, theta: Tensor) -> float:
         """KL from the query's behavior to the adapted policies, mean over tasks."""
-        phi = self.adapted(self.params(theta))
-        return float(surrogate_and_kl(self.learner.policy, phi, self.data.query)[1].mean())
+        distribution = self.distribution(self.adapted(self.params(theta)))
+        return float(mean_kl(self.learner.policy, distribution, self.data.query).mean())
 
     def vector(self, params: Params) -> Tensor:
         return torch.cat([params[name].reshape(-1) for name in self.meta.theta])
@@ -93,7 +96,7 @@ def make_problem() -> Callable[..., Problem]:
         learner = Learner(policy, [sgd(step_size)] * steps, make_inner_loss(estimator, policy), first_order, task_chunk)
         everywhere = expand(theta, TASKS)
         support = tuple(random_batch(policy, everywhere, generator) for _ in range(steps))
-        phi = adapt(learner.rules, learner.loss, {}, everywhere, support).phi
+        phi = adapt(learner, {}, everywhere, support).phi
         query = random_batch(policy, phi, generator)
         return Problem(learner, Meta(theta, {}), TaskData(support, query))
 

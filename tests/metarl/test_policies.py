@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
 
+from metarl.linear import AutogradMap
 from metarl.policies import GaussianPolicy, PolicyConfig
 from metarl.types import Params
 
@@ -71,6 +72,39 @@ def test_the_deviation_has_a_floor_in_learning_and_in_sampling(log_std, used):
     assert learned["log_std"].shape == (TASKS, 1, ACTIONS)
     assert_close(learned["log_std"], torch.full_like(learned["log_std"], used))
     np.testing.assert_allclose(POLICY.sampler(phi)[1], np.full((TASKS, ACTIONS), used))
+
+
+@pytest.mark.parametrize("log_std", [0.0, -2.0], ids=["free", "at_the_floor"])
+def test_the_linear_map_by_hand_equals_automatic_differentiation(log_std):
+    """Value, both Jacobian products, and the Hessian of a loss that mixes mean and deviation."""
+    phi, observations = parameters(log_std), normal(TASKS, ROWS, 2)
+    by_hand = POLICY.linearize(phi, observations)
+    by_torch = AutogradMap(lambda at: POLICY.distribution(at, observations), phi)
+    assert not isinstance(by_hand, AutogradMap)
+    assert_close(by_hand.outputs, by_torch.outputs, rtol=1e-12, atol=1e-12)
+    tangent = {name: torch.sin(5.0 * value + 1.0) for name, value in phi.items()}
+    at = distribution(3)
+    for _ in range(2):
+        assert_close(by_hand.pull(at), by_torch.pull(at), rtol=1e-11, atol=1e-12)
+        assert_close(by_hand.push(tangent), by_torch.push(tangent), rtol=1e-11, atol=1e-12)
+        for cotangent in (None, at):
+            found, expected = (each.product(tangent, cotangent, mixed) for each in (by_hand, by_torch))
+            assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+def mixed(tangent: Params) -> Params:
+    """A symmetric matrix that couples means and deviations."""
+    return {
+        "mean": 2.0 * tangent["mean"] + tangent["log_std"],
+        "log_std": 3.0 * tangent["log_std"] + tangent["mean"].sum(1, keepdim=True),
+    }
+
+
+def test_a_deviation_below_its_floor_does_not_move():
+    phi = parameters(-2.0)
+    linear = POLICY.linearize(phi, normal(TASKS, ROWS, 2))
+    assert not linear.pull(distribution())["log_std"].any()
+    assert not linear.push({name: torch.ones_like(value) for name, value in phi.items()})["log_std"].any()
 
 
 def test_the_sampler_gives_the_means_of_the_distribution():

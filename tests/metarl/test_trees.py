@@ -80,7 +80,7 @@ def test_gradient_of_an_unused_parameter_is_zero():
 def test_gradients_with_weights_are_a_vector_jacobian_product():
     """d(w . a^2) = 2 w a."""
     point = leaves({"a": FIRST["a"]})
-    found = gradients([point["a"].square()], point, weights={"y": tensor([1.0, -3.0])})
+    found = gradients({"y": point["a"].square()}, point, weights={"y": tensor([1.0, -3.0])})
     assert_close(found, {"a": tensor([2.0, -12.0])})
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.inner.adapt import adapt
+from metarl.inner.adapt import adapt, local_loss
 from metarl.inner.rules import InnerRule
-from metarl.losses import surrogate_and_kl
+from metarl.losses import surrogate_loss
 from metarl.outer.linearize import linearize
 from metarl.trees import expand, gradients, leaves, map_rollouts, mean_of_sums, split_tasks, stride_steps
 from metarl.types import Params, Rollouts, TaskData
@@ -58,23 +58,16 @@ def kl_curvature(problem, first: Tensor, second: Tensor, width: float = 2e-4) ->
     return (kl(1, 1) - kl(1, -1) - kl(-1, 1) + kl(-1, -1)) / (4.0 * width * width)
 
 
-def naive_gradient(problem, function) -> Params:
-    """Gradient of ``function(phi)`` through every step by torch's own autograd, without the hand-written network.
-
-    Observations that require gradients make ``mlp`` use batched products, which torch differentiates any number of
-    times.
-    """
+def naive_gradient(problem) -> Params:
+    """Gradient of the surrogate through every step by torch's own autograd, without the hand-written network."""
+    policy, loss = problem.learner.policy, problem.learner.loss
     theta = leaves(problem.meta.theta)
     phi = expand(theta, TASKS)
     for batch in problem.data.support:
-        loss = problem.learner.loss(phi, by_torch(batch)).sum()
-        step = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
-        phi = {name: value - 0.1 * slope for (name, value), slope in zip(phi.items(), step, strict=True)}
-    return gradients(function(phi, by_torch(problem.data.query)), theta)
-
-
-def by_torch(batch: Rollouts) -> Rollouts:
-    return batch._replace(observations=batch.observations.clone().requires_grad_())
+        value = loss(policy.distribution(phi, batch.observations.flatten(1, 2)), batch).sum()
+        step = torch.autograd.grad(value, list(phi.values()), create_graph=True)
+        phi = {name: before - 0.1 * slope for (name, before), slope in zip(phi.items(), step, strict=True)}
+    return gradients(surrogate_loss(policy, problem.distribution(phi), problem.data.query).mean(), theta)
 
 
 @pytest.mark.parametrize(("estimator", "steps"), EVERY_CASE)
@@ -105,9 +98,7 @@ def test_fisher_product_equals_finite_differences_of_the_kl(make_problem, estima
 @pytest.mark.parametrize(("estimator", "steps"), EVERY_CASE)
 def test_meta_gradient_equals_torchs_own_through_every_step(make_problem, estimator, steps):
     problem = make_problem(estimator, steps)
-    policy = problem.learner.policy
-    expected = naive_gradient(problem, lambda phi, query: surrogate_and_kl(policy, phi, query)[0].mean())
-    assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
+    assert_close(meta_gradient(problem), naive_gradient(problem), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -124,7 +115,7 @@ def test_fisher_product_is_symmetric_and_positive(make_problem, steps):
 def test_first_order_is_the_plain_gradient_at_the_adapted_parameters(make_problem, estimator, steps):
     problem = make_problem(estimator, steps, first_order=True)
     phi = leaves(problem.adapted(problem.meta.theta))
-    surrogate = surrogate_and_kl(problem.learner.policy, phi, problem.data.query)[0].mean()
+    surrogate = surrogate_loss(problem.learner.policy, problem.distribution(phi), problem.data.query).mean()
     expected = {name: value.sum(0) for name, value in gradients(surrogate, phi).items()}
     assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
 
@@ -137,20 +128,27 @@ def test_first_order_differs_from_second_order(make_problem, estimator):
     assert float((first_vector - second_vector).norm()) > 0.02 * float(second_vector.norm())
 
 
-def test_first_order_drops_the_inner_curvature_from_the_fisher_product_too(make_problem):
-    """Then the adapted policies move as much as the initialization does."""
+def test_first_order_adapted_policies_move_as_much_as_the_initialization(make_problem):
+    """Then the Fisher product is that of the adapted policies themselves."""
     problem = make_problem("lvc", 1, first_order=True)
     (vector,) = directions(problem, 1)
-    at_phi = linearize(problem.learner, problem.meta, problem.data)
-    policy, query = problem.learner.policy, problem.data.query
-    phi = problem.adapted(problem.meta.theta)
+    linearization = linearize(problem.learner, problem.meta, problem.data)
     tangent = expand(problem.params(vector), TASKS)
+    assert_close(linearization.push(problem.params(vector)), tangent, rtol=0.0, atol=0.0)
+    phi = problem.adapted(problem.meta.theta)
+    expected = curvature_by_torch(problem, phi, tangent, problem.data.query)
+    assert float(vector @ fisher_product(problem, vector)) == pytest.approx(expected / TASKS, rel=1e-10)
+
+
+def curvature_by_torch(problem, phi: Params, tangent: Params, query: Rollouts) -> float:
+    """The KL's second derivative along a change of adapted parameters, by the normal distribution's closed form:
+    the squared change of the mean in deviations, and twice that of the log deviation."""
     pushed = push_by_torch(phi, tangent, query)
-    assert_close(at_phi.push(problem.params(vector))["mean"], pushed, rtol=1e-10, atol=1e-12)
-    assert_close(
-        at_phi.push(problem.params(vector))["log_std"], tangent["log_std"].unsqueeze(1), rtol=1e-10, atol=1e-12
-    )
-    assert policy.config.min_log_std < float(phi["log_std"].min())
+    weights = query.mask.flatten(1) / query.mask.sum((1, 2)).clamp(min=1.0)[:, None]
+    squares = (pushed / phi["log_std"].exp().unsqueeze(1)).square().sum(-1)
+    squares = squares + 2.0 * tangent["log_std"].square().sum(-1)[:, None]
+    assert problem.learner.policy.config.min_log_std < float(phi["log_std"].min())
+    return float((squares * weights).sum())
 
 
 def push_by_torch(phi: Params, tangent: Params, query: Rollouts) -> Tensor:
@@ -227,36 +225,34 @@ def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the
     (vector,) = directions(problem, 1)
     support, query = (stride_steps(batch, stride) for batch in (problem.data.support[0], problem.data.query))
     theta = leaves(expand(problem.meta.theta, TASKS))
-    slope = torch.autograd.grad(loss(theta, by_torch(support)).sum(), list(theta.values()), create_graph=True)
+    value = loss(policy.distribution(theta, support.observations.flatten(1, 2)), support).sum()
+    slope = dict(zip(theta, torch.autograd.grad(value, list(theta.values()), create_graph=True), strict=True))
     tangent = expand(problem.params(vector), TASKS)
-    curved = gradients(list(slope), theta, weights=tangent)
+    curved = gradients(slope, theta, weights=tangent)
     moved = {name: tangent[name] - 0.1 * curved[name] for name in tangent}
     phi = problem.adapted(problem.meta.theta)
-    pushed = push_by_torch(phi, moved, query)
-    weights = query.mask.flatten(1) / query.mask.sum((1, 2), keepdim=False).clamp(min=1.0)[:, None]
-    deviation = phi["log_std"].exp().unsqueeze(1)
-    expected = ((pushed / deviation).square().sum(-1) * weights).sum()
-    expected += (2.0 * moved["log_std"].square().sum(-1) * weights.sum(1)).sum()
+    expected = curvature_by_torch(problem, phi, moved, query)
 
     linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride)
     product = problem.vector(linearization.fisher_product(problem.params(vector)))
-    assert float(vector @ product) == pytest.approx(float(expected), rel=1e-10)
-    whole = float(vector @ fisher_product(problem, vector)) * TASKS
-    assert float(expected) != pytest.approx(whole, rel=1e-3)
-    assert_close(linearization.query.inputs, phi, rtol=0.0, atol=0.0)
-    assert policy.config.min_log_std < float(phi["log_std"].min())
+    assert float(vector @ product) == pytest.approx(expected, rel=1e-10)
+    assert expected != pytest.approx(float(vector @ fisher_product(problem, vector)) * TASKS, rel=1e-3)
+    assert_close(linearization.phi, phi, rtol=0.0, atol=0.0)
 
 
-def test_a_subsample_takes_every_step_from_its_own_data(make_problem):
-    """With two inner steps: each curvature is that of its strided batch, at the parameters that the full data gave."""
+def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_of_the_full_data(make_problem):
+    """With two inner steps."""
     problem = make_problem("lvc", 2)
+    (vector,) = directions(problem, 1)
+    tangent = expand(problem.params(vector), TASKS)
     linearization = linearize(problem.learner, problem.meta, problem.data)
     thin = linearization.subsample(problem.data, 2)
     for full, strided, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
         assert_close(strided.step.point, full.step.point, rtol=0.0, atol=0.0)
-        point = leaves(full.step.point)
-        expected = gradients(problem.learner.loss(point, stride_steps(batch, 2)).sum(), point)
-        assert_close(strided.step.gradient, expected, rtol=1e-12, atol=1e-12)
+        local = local_loss(problem.learner.policy, problem.learner.loss, full.step.point, stride_steps(batch, 2))
+        thinned, whole = strided.step.loss.curve(tangent), full.step.loss.curve(tangent)
+        assert_close(thinned, local.curve(tangent), rtol=1e-12, atol=1e-12)
+        assert float((thinned["bias_0"] - whole["bias_0"]).norm()) > 1e-3
 
 
 def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make_problem):
@@ -269,15 +265,16 @@ def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make
     rule = InnerRule(init=lambda phi: {name: torch.zeros_like(value) for name, value in phi.items()}, update=update)
     problem = make_problem("lvc", 2)
     learner = problem.learner._replace(rules=[rule, rule])
+    policy, query = learner.policy, problem.data.query
     meta = problem.meta._replace(eta={"factor": torch.tensor(0.7, dtype=torch.float64)})
-    gradient = linearize(learner, meta, problem.data).surrogate_gradient(problem.data.query)
+    gradient = linearize(learner, meta, problem.data).surrogate_gradient(query)
     (vector,) = directions(problem, 1)
     theta = problem.vector(meta.theta)
 
     def surrogate(width: float) -> float:
         start = expand(problem.params(theta + width * vector), TASKS)
-        phi = adapt(learner.rules, learner.loss, meta.eta, start, problem.data.support).phi
-        return float(surrogate_and_kl(learner.policy, phi, problem.data.query)[0].sum())
+        phi = adapt(learner, meta.eta, start, problem.data.support).phi
+        return float(surrogate_loss(policy, problem.distribution(phi), query).sum())
 
     expected = (surrogate(1e-6) - surrogate(-1e-6)) / 2e-6
     assert float(vector @ problem.vector(gradient)) == pytest.approx(expected, rel=1e-6)

@@ -7,6 +7,7 @@ infinitely many sampled ones, so the library's losses are used as they are.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from metarl.inner.adapt import Learner
 from metarl.inner.rules import sgd
+from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import Estimator, make_inner_loss
-from metarl.outer.linearize import Learner, linearize
+from metarl.outer.linearize import linearize
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 START = tensor([0.7, 0.3], dtype=torch.float64)
@@ -33,6 +36,9 @@ class TabularPolicy:
 
     def distribution(self, phi: Params, observations: Tensor) -> Params:
         return {"log_probs": torch.log_softmax(observations @ phi["logits"], -1)}
+
+    def linearize(self, phi: Params, observations: Tensor) -> LinearMap:
+        return AutogradMap(lambda at: self.distribution(at, observations), phi)
 
     def log_prob(self, distribution: Params, actions: Tensor) -> Tensor:
         return distribution["log_probs"].gather(-1, actions.long()).squeeze(-1)
@@ -87,12 +93,20 @@ def everything(theta: Tensor, baseline: float = 0.0) -> Rollouts:
     )
 
 
+def mean_objective(estimator: Estimator, batch: Rollouts) -> Callable[[Tensor], Tensor]:
+    """Minus the estimator's loss as a function of the logits; the batch makes it a mean over trajectories."""
+    loss = make_inner_loss(estimator, POLICY)
+
+    def objective(logits: Tensor) -> Tensor:
+        return -loss(POLICY.distribution({"logits": logits[None]}, batch.observations.flatten(1, 2)), batch).sum()
+
+    return objective
+
+
 def mean_curvature(estimator: Estimator, baseline: float = 0.0) -> Tensor:
-    """The mean over trajectories of the Hessian of minus the estimator's loss."""
-    loss, batch = make_inner_loss(estimator, POLICY), everything(THETA, baseline)
-    return torch.autograd.functional.hessian(lambda logits: -loss({"logits": logits[None]}, batch).sum(), THETA).view(
-        4, 4
-    )
+    """The mean over trajectories of the estimator's Hessian."""
+    objective = mean_objective(estimator, everything(THETA, baseline))
+    return torch.autograd.functional.hessian(objective, THETA).view(4, 4)
 
 
 @cache
@@ -134,8 +148,8 @@ def test_the_probabilities_of_all_trajectories_give_the_expected_return():
 @pytest.mark.parametrize("baseline", [0.0, 2.0])
 @pytest.mark.parametrize("estimator", ["lvc", "reinforce", "dice"])
 def test_every_estimator_has_the_exact_gradient_in_the_mean(estimator, baseline):
-    loss, batch = make_inner_loss(estimator, POLICY), everything(THETA, baseline)
-    found = torch.autograd.functional.jacobian(lambda logits: -loss({"logits": logits[None]}, batch).sum(), THETA)
+    objective = mean_objective(estimator, everything(THETA, baseline))
+    found = torch.autograd.functional.jacobian(objective, THETA)
     assert_close(found, gradient(THETA), rtol=1e-12, atol=1e-12)
 
 

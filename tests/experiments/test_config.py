@@ -1,0 +1,72 @@
+"""Configurations and presets: what is written is what is read, and nothing else is."""
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
+from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
+from metarl.tasks import UnknownTaskFamily
+
+ALL = [(family, preset) for family, presets in PRESETS.items() for preset in presets]
+HERE = Path("config.json")
+
+
+@pytest.mark.parametrize(("family", "preset"), ALL)
+def test_every_preset_survives_the_way_to_disk_and_back(family, preset):
+    config = preset_config(family, preset)
+    assert from_json(to_json(config), HERE) == config
+
+
+def test_the_maml_preset_is_the_published_setting():
+    """Finn et al. 2017, app. A.2."""
+    config = preset_config("half-cheetah-dir", "maml").train
+    assert config.policy.hidden == (100, 100)
+    assert config.policy.activation == "relu"
+    assert (config.inner.steps, config.inner.step_size) == (1, 0.1)
+    assert (config.rollout.episodes, config.rollout.horizon, config.rollout.discount) == (20, 200, 0.99)
+    assert (config.meta_batch_size, config.outer.max_kl, config.iterations) == (40, 0.01, 500)
+    assert preset_config("half-cheetah-dir", "maml").family.frame_skip == 1
+
+
+def test_unknown_names_are_refused_with_the_nearest_one():
+    with pytest.raises(UnknownTaskFamily, match="did you mean 'ant-vel'"):
+        preset_config("ant-vell")
+    with pytest.raises(UnknownPreset, match="did you mean 'promp'"):
+        preset_config("half-cheetah-dir", "prompt")
+
+
+def changed(**fields: object) -> bytes:
+    raw = msgspec.json.decode(to_json(preset_config("half-cheetah-vel")))
+    return msgspec.json.encode(raw | fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "config.json"),
+        (b"[1, 2]", "not a run configuration"),
+        (b"[" * 100_000, "config.json"),
+        (changed(format=99), "format 1"),
+        (changed(surprise=1), "surprise"),
+        (changed(checkpoint_every="often"), "checkpoint_every"),
+        (changed(checkpoint_every=0), "checkpoint_every must be at least 1"),
+        (changed(family={"frame_skip": 3}), "frame_skip"),
+        (changed(family={"frame_skp": 5}), "frame_skp"),
+        (changed(train={"inner": {"steps": -1}}), "inner steps must be 0 or more, got -1"),
+        (changed(train={"inner": {"stepps": 1}}), "stepps"),
+    ],
+)
+def test_a_configuration_that_is_damaged_or_impossible_is_refused_by_what_is_wrong(content, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        from_json(content, HERE)
+
+
+def test_impossible_numbers_are_refused_when_a_configuration_is_made():
+    config = preset_config("navigation-2d")
+    with pytest.raises(ValueError, match="minutes must be positive"):
+        dataclasses.replace(config, minutes=-1.0)
+    with pytest.raises(ValueError, match="keep_checkpoints must be at least 1"):
+        RunConfig(family_name="x", preset="default", family=None, keep_checkpoints=0)

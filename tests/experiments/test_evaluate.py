@@ -1,0 +1,79 @@
+"""Evaluation: tasks of its own, intervals by hand, and what a user reads of it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metarl.envs  # noqa: F401
+from metarl.experiments.cli import main
+from metarl.experiments.evaluate import EvaluateConfig, _interval
+from metarl.experiments.presets import preset_config
+from metarl.rollout.seeding import Stream, generator
+
+SMALL = ["--tasks", "3", "--episodes", "2"]
+
+
+def test_evaluation_json_holds_the_returns_after_each_step_and_their_intervals(tiny_run: Path, capsys):
+    assert main(["evaluate", str(tiny_run), "--steps", "3", *SMALL]) == 0
+    found = json.loads((tiny_run / "evaluation.json").read_text())
+    assert found["family"] == "navigation-2d"
+    assert (found["tasks"], found["episodes"]) == (3, 2)
+    assert len(found["mean_return"]) == len(found["ci95"]) == 4
+    assert all(math.isfinite(value) for value in found["mean_return"] + found["ci95"])
+    assert found["step_sizes"] == [0.05, 0.025, 0.025]
+    assert f"{found['mean_return'][1]:.2f}" in capsys.readouterr().out
+
+
+def test_the_same_evaluation_gives_the_same_numbers_and_another_seed_others(tiny_run: Path):
+    returns = []
+    for seed in ("0", "0", "1"):
+        assert main(["evaluate", str(tiny_run), "--seed", seed, *SMALL]) == 0
+        returns.append(json.loads((tiny_run / "evaluation.json").read_text())["mean_return"])
+    assert returns[0] == returns[1] != returns[2]
+
+
+def test_held_out_tasks_are_none_of_the_training_tasks():
+    family = preset_config("half-cheetah-vel").family
+    trained = np.concatenate([family.sample(generator(0, Stream.TRAIN_TASKS, number), 40) for number in range(50)])
+    held_out = family.sample(generator(0, Stream.EVALUATION_TASKS), 40)
+    assert not np.isin(held_out, trained).any()
+
+
+def test_the_first_step_has_the_inner_step_size_and_later_ones_half_of_it_unless_told():
+    assert EvaluateConfig(steps=3).step_sizes(0.1) == [0.1, 0.05, 0.05]
+    assert EvaluateConfig(steps=2, step_size=0.4, later_step_size=0.3).step_sizes(0.1) == [0.4, 0.3]
+    assert EvaluateConfig(steps=0).step_sizes(0.1) == []
+
+
+def test_the_interval_is_students_t_over_tasks():
+    """Mean 2, deviation 1 of three tasks: t(0.975, 2) = 4.302653 times 1 / sqrt(3); diverged tasks do not count."""
+    assert _interval(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(_interval(np.array([1.0])))
+
+
+def test_the_results_command_keeps_the_small_files_and_prints_the_table(tiny_run: Path, tmp_path: Path, capsys):
+    assert main(["evaluate", str(tiny_run), "--steps", "2", *SMALL]) == 0
+    assert main(["results", str(tiny_run), "--into", str(tmp_path)]) == 0
+    kept = tmp_path / tiny_run.name
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "config.json",
+        "curves.csv",
+        "evaluation.json",
+        "results.json",
+    ]
+    returns = json.loads((kept / "evaluation.json").read_text())["mean_return"]
+    assert "| `navigation-2d` | default | 1 |" in capsys.readouterr().out
+    assert main(["results", str(kept)]) == 0
+    assert f"| {returns[0]:.1f} | {returns[1]:.1f} | {returns[2]:.1f} |" in capsys.readouterr().out
+    assert (kept / "curves.csv").read_text().startswith("iteration,")
+
+
+def test_results_of_a_run_that_was_not_evaluated_say_what_to_do(tiny_run: Path, tmp_path: Path, capsys):
+    shutil.copytree(tiny_run, tmp_path / "fresh")
+    (tmp_path / "fresh" / "evaluation.json").unlink(missing_ok=True)
+    assert main(["results", str(tmp_path / "fresh")]) == 1
+    assert "metarl evaluate" in " ".join(capsys.readouterr().err.split())
