@@ -76,7 +76,8 @@ def run_iteration_bench(config: IterationBench, console: Console | None = None) 
 
     The subject is ``meta_train`` itself. The first iteration only warms up. With a Fisher matrix on a subset of the
     steps, one more iteration is made to log the cosine of its step to the full matrix's; its extra time is spread over
-    the iterations that training makes between two such checks.
+    the iterations that training makes between two such checks. Peak memory is the process's: the simulations of the
+    replay are in it.
 
     Raises:
         UnknownTaskFamily: if no family has that name.
@@ -103,6 +104,7 @@ def run_iteration_bench(config: IterationBench, console: Console | None = None) 
         "repetitions": [{**repetition._asdict(), **iteration.metrics} for repetition, iteration in measured],
     }
     if config.iterations:
+        subject.close()
         report["memory"] = _memory_over(family, policy, train, subject.state, config.iterations)
     report["figures"]["peak_memory_mib"] = peak_memory()
     _show_iteration(report, console)
@@ -150,6 +152,10 @@ class _Iterations:
         (recording,) = self.recorded.recordings
         physics_s = replay(self.family, recording)
         self.measured.append((Repetition(seconds, physics_s, recording.env_steps, busy / seconds), iteration))
+
+    def close(self) -> None:
+        """Let go of the last iteration's data, which the loop holds."""
+        self._loop = iter(())
 
     def checked_repetition(self) -> tuple[Repetition, Iteration]:
         """Go on from the next iteration that also solves with the full Fisher matrix."""

@@ -34,6 +34,7 @@ class Repetition(NamedTuple):
 
 
 def new_table(title: str, unit: str, repeats: int) -> Table:
+    """A table of figures with their spread over the repetitions."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column(unit, justify="right")
@@ -42,15 +43,18 @@ def new_table(title: str, unit: str, repeats: int) -> Table:
 
 
 def add_row(table: Table, name: str, figure: dict[str, float], form: str) -> None:
+    """Add a ``summary``, its numbers formatted by ``form``."""
     spread = f"{form.format(figure['min'])} to {form.format(figure['max'])}"
     table.add_row(name, form.format(figure["median"]), spread)
 
 
 def widths(hidden: tuple[int, ...] | list[int]) -> str:
+    """Layer widths as they are usually written: 64-64."""
     return "-".join(map(str, hidden))
 
 
 def show_machine(report: dict[str, Any], console: Console) -> None:
+    """Print what the figures depend on besides the code."""
     where, figures = report["machine"], report["figures"]
     load = where["load_average_before"]
     console.print(
@@ -63,11 +67,14 @@ def show_machine(report: dict[str, Any], console: Console) -> None:
 
 
 def as_json(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as JSON takes it."""
     fields = dataclasses.asdict(config)
     return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 def write_report(report: dict[str, Any], path: Path | None, console: Console) -> None:
+    """Write the report if a file is named, making its folder: figures that took minutes must not be lost."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
         console.print(f"written to {path}", soft_wrap=True)

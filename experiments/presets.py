@@ -56,10 +56,10 @@ def _promp(horizon: int) -> Callable[[], MetaTrainConfig]:
 def _ant() -> MetaTrainConfig:
     return MetaTrainConfig(
         policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
-        inner=InnerConfig(step_size=0.05),
-        outer=TrustRegionConfig(max_kl=0.03),
-        meta_batch_size=20,
-        iterations=500,
+        rollout=RolloutConfig(episodes=10),
+        outer=TrustRegionConfig(max_kl=0.05),
+        meta_batch_size=10,
+        held_out_tasks=10,
     )
 
 
@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.03),
-                iterations=150,
+                iterations=120,
             ),
         ),
         "maml": Preset(
@@ -86,12 +86,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": Preset(
             summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64; within 10 minutes",
             family={"frame_skip": 1},
-            train=lambda: MetaTrainConfig(iterations=120),
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(fisher_stride=2), iterations=130),
         ),
         "quick": Preset(
             summary="20 tasks and KL 0.03 for about two minutes: enough to see it adapt",
             family={"frame_skip": 1},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=90),
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03, fisher_stride=2), meta_batch_size=20, iterations=90),
             minutes=2.0,
         ),
         "maml": Preset(
@@ -113,7 +113,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
-                outer=TrustRegionConfig(max_kl=0.05),
+                outer=TrustRegionConfig(max_kl=0.05, fisher_stride=2),
                 meta_batch_size=20,
                 iterations=150,
             ),

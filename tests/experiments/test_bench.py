@@ -100,7 +100,7 @@ def test_peak_memory_is_at_least_what_is_held_and_counted_in_mib():
 
 def test_rollout_bench_prints_and_writes_the_figures_of_one_run(tmp_path):
     shown = console()
-    path = tmp_path / "rollout.json"
+    path = tmp_path / "new" / "rollout.json"
     config = RolloutBench(
         family_name="half-cheetah-vel",
         tasks=2,

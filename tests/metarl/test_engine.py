@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -191,6 +192,13 @@ def test_failures_are_counted_on_after_a_continuation():
         run(Bandits(0.0), replace(config, iterations=10), state)
 
 
+def test_a_success_ends_a_row_of_failures():
+    _, start = initial_state(NAVIGATION, TINY)
+    config = replace(TINY, iterations=1, max_failures=3)
+    state = run(NAVIGATION, config, start._replace(failures=7, failures_in_row=2))[-1].state
+    assert (state.failures, state.failures_in_row) == (7, 0)
+
+
 @dataclass(frozen=True)
 class HalfBroken:
     """Half of the tasks give no number as reward."""
@@ -208,6 +216,48 @@ class ActionIsReward(Bandit):
 
     def step(self, action):
         return np.zeros(1, dtype=np.float32), float(action[0]), False, False, {}
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Tasks that are all the same: the first action is the reward."""
+
+    def sample(self, rng: np.random.Generator, count: int) -> list[int]:
+        return [0] * count
+
+    def make_env(self, task: int) -> gymnasium.Env:
+        return ActionIsReward()
+
+
+def test_every_iteration_draws_episodes_of_its_own():
+    """From the same parameters and for the same tasks."""
+    _, start = initial_state(Actions(), TINY)
+    found = [
+        run(Actions(), replace(TINY, iterations=number + 1), start._replace(iteration=number))[0].returns[0]
+        for number in (0, 1)
+    ]
+    assert not np.intersect1d(*found).size
+
+
+def test_every_inner_step_draws_episodes_of_its_own():
+    """Without a step of any size the policies stay as they are; the returns do not."""
+    policy, state = initial_state(Actions(), TINY)
+    learner = make_learner(policy, TINY, [0.0, 0.0])
+    seeds = EpisodeSeeds(5, Stream.HELD_OUT_ROLLOUTS, (0,))
+    returns = evaluate(Actions(), learner, state.meta, [0, 0], TINY.rollout, seeds).returns
+    assert len(np.unique(returns)) == 6
+
+
+@pytest.mark.parametrize("moving", [0, 1, 2])
+def test_every_inner_step_has_its_own_size(moving):
+    """One of three moves."""
+    policy, state = initial_state(NAVIGATION, TINY)
+    learner = make_learner(policy, TINY, [0.1 if step == moving else 0.0 for step in range(3)])
+    tasks = NAVIGATION.sample(generator(5, Stream.HELD_OUT_TASKS), 2)
+    seeds = EpisodeSeeds(5, Stream.HELD_OUT_ROLLOUTS, (0,))
+    adapted = evaluate(NAVIGATION, learner, state.meta, tasks, TINY.rollout, seeds).adapted
+    moved = [not torch.equal(after["weight_0"], before["weight_0"]) for before, after in pairwise(adapted)]
+    assert moved == [step == moving for step in range(3)]
 
 
 def test_tasks_whose_episodes_all_diverge_do_not_stop_the_others():

@@ -21,9 +21,10 @@ def test_discounted_returns_by_hand():
 
 
 def test_features_by_hand():
-    """Observation 20 is clipped to 10; the second step is at time 0.01."""
-    got = features(tensor([[[20.0], [-3.0]]]))
-    assert_close(got, tensor([[[10.0, 100.0, 1.0, 0.0, 0.0, 0.0], [-3.0, 9.0, 1.0, 0.01, 1e-4, 1e-6]]]))
+    """Observations are clipped to +-10; the second step is at time 0.01."""
+    got = features(tensor([[[20.0, -20.0], [-3.0, 0.5]]]))
+    first = [10.0, -10.0, 100.0, 100.0, 1.0, 0.0, 0.0, 0.0]
+    assert_close(got, tensor([[first, [-3.0, 0.5, 9.0, 0.25, 1.0, 0.01, 1e-4, 1e-6]]]))
 
 
 def test_with_one_step_and_nothing_observed_every_value_is_the_mean_return():
