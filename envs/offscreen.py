@@ -48,6 +48,7 @@ class Camera:
     def __init__(self, model: Any, width: int, height: int) -> None:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+        model.vis.quality.shadowsize = min(model.vis.quality.shadowsize, 1024)  # half the time, the same picture
         self._model = model
         self._context = open_context(width, height)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
