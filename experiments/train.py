@@ -97,6 +97,8 @@ def train(
                 break
         if line:
             finish(config, state, line, directory, log)
+    if state.failures:
+        console.print(f"{state.failures} updates were refused and left the parameters as they were", soft_wrap=True)
     if asked:
         console.print(f"stopped as asked; go on with: metarl train --resume {directory}", soft_wrap=True)
     return state
@@ -106,8 +108,14 @@ def finish(config: RunConfig, state: TrainState, line: Metrics, directory: Path,
     """Write ``results.json`` and the hyper-parameters beside their final figures."""
     final = {name: value for name, value in line.items() if "return_after" in name and math.isfinite(value)}
     log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
-    seconds = sum(each.get("time/iteration_s", 0.0) for each in read_metrics(directory))
-    summary = {"iterations": state.iteration, "env_steps": state.env_steps, "training_minutes": seconds / 60.0}
+    lines = read_metrics(directory)
+    summary = {
+        "iterations": state.iteration,
+        "env_steps": state.env_steps,
+        "training_minutes": sum(each["time/iteration_s"] for each in lines) / 60.0,
+        "failed_updates": state.failures,
+        "diverged_episodes": int(sum(each["train/diverged_episodes"] for each in lines)),
+    }
     write_json(directory / "results.json", {"family": config.family_name, "preset": config.preset, **summary, **final})
 
 
@@ -167,10 +175,11 @@ def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:
     if iteration.held_out is None or console.is_terminal:
         return
     metrics = iteration.metrics
+    diverged = metrics["train/diverged_episodes"]
     console.print(
         f"iteration {iteration.state.iteration}/{config.train.iterations}: {_returns(iteration.returns)}, "
         f"held-out {_returns(iteration.held_out)}, KL {metrics['outer/kl_nats']:.4f}, "
-        f"{metrics['time/iteration_s']:.2f} s",
+        f"{metrics['time/iteration_s']:.2f} s{f', {diverged:.0f} episodes diverged' if diverged else ''}",
         soft_wrap=True,
     )
 

@@ -70,6 +70,12 @@ class MetaTrainConfig:
         for name in ("held_out_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
+            ) from error
         if self.inner.estimator == "dice" and self.outer.fisher_stride > 1:
             raise ValueError(
                 "the dice estimator needs whole episodes, so fisher_stride must be 1, "
