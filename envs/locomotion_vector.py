@@ -126,7 +126,7 @@ class LocomotionVectorEnv(VectorEnv[FloatArray, NDArray[np.float32], NDArray[Any
         return observations, rewards, self._terminated.copy(), self._diverged.copy(), info
 
     def advance(self, controls: FloatArray, rows: NDArray[np.intp] | None = None) -> None:
-        """The physics alone of one control step, to measure what ``step`` adds; call ``reset`` before the next ``step``.
+        """The physics alone of one control step, to measure what ``step`` adds; call ``reset`` before ``step``.
 
         Args:
             controls: within the control range, ``[N, A]``.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 
 from metarl.inner.adapt import Adaptation, InnerConfig, Learner, inner_step, unadapted
 from metarl.inner.rules import sgd
