@@ -86,7 +86,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": Preset(
             summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64; within 10 minutes",
             family={"frame_skip": 1},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(fisher_stride=2), iterations=100),
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(fisher_stride=2), iterations=90),
         ),
         "quick": Preset(
             summary="20 tasks and KL 0.03 for about two minutes: enough to see it adapt",

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -76,7 +76,6 @@ def train(
     ):
         log.text("configuration", "```json\n" + to_json(config).decode() + "\n```")
         bar = progress.add_task("", total=config.train.iterations, completed=state.iteration, returns="")
-        line: Metrics = {}
         for iteration in meta_train(config.family, policy, config.train, state):
             state = iteration.state
             line = log.write(iteration)
@@ -95,8 +94,8 @@ def train(
             best = max(best, score)
             if last:
                 break
-        if line:
-            finish(config, state, line, directory, log)
+        if lines := read_metrics(directory):
+            finish(config, state, lines, directory, log)
     if state.failures:
         console.print(f"{state.failures} updates were refused and left the parameters as they were", soft_wrap=True)
     if asked:
@@ -104,11 +103,10 @@ def train(
     return state
 
 
-def finish(config: RunConfig, state: TrainState, line: Metrics, directory: Path, log: RunLog) -> None:
+def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], directory: Path, log: RunLog) -> None:
     """Write ``results.json`` and the hyper-parameters beside their final figures."""
-    final = {name: value for name, value in line.items() if "return_after" in name and math.isfinite(value)}
+    final = {name: value for name, value in lines[-1].items() if "return_after" in name and math.isfinite(value)}
     log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
-    lines = read_metrics(directory)
     summary = {
         "iterations": state.iteration,
         "env_steps": state.env_steps,
