@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,17 +15,23 @@ from metarl import mlp_kernels as kernels
 from metarl.mlp_kernels import Activation
 from metarl.types import Params
 
+Initialization = Literal["xavier", "fan-in"]
+
 _TORCH: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 _BLOCK = 1000
 """Rows worked on at once: what a hidden layer of a hundred units makes of them stays in a core's second-level cache."""
 
 
-def mlp_init(sizes: Sequence[int], *, last_layer_scale: float, generator: torch.Generator) -> Params:
-    """Weights of a multilayer perceptron: Xavier uniform (Glorot & Bengio 2010), biases 0.
+def mlp_init(
+    sizes: Sequence[int], *, scheme: Initialization, last_layer_scale: float, generator: torch.Generator
+) -> Params:
+    """Fresh weights of a multilayer perceptron.
 
     Args:
         sizes: widths from input to output.
+        scheme: ``xavier`` is uniform with biases 0 (Glorot & Bengio 2010); ``fan-in`` draws weights and biases within
+            1 / sqrt(inputs), as ``torch.nn.Linear`` does, which bends the features of small inputs from the start.
         last_layer_scale: factor on the last layer's weights; small values start near a zero output.
         generator: source of randomness.
 
@@ -33,10 +40,13 @@ def mlp_init(sizes: Sequence[int], *, last_layer_scale: float, generator: torch.
     """
     params: Params = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        bound = math.sqrt(6.0 / (inputs + outputs))
+        scale = last_layer_scale if layer == len(sizes) - 2 else 1.0
+        bound = math.sqrt(6.0 / (inputs + outputs)) if scheme == "xavier" else 1.0 / math.sqrt(inputs)
         weight = (2.0 * torch.rand(inputs, outputs, generator=generator) - 1.0) * bound
-        params[f"weight_{layer}"] = weight * last_layer_scale if layer == len(sizes) - 2 else weight
-        params[f"bias_{layer}"] = torch.zeros(outputs)
+        bias = torch.zeros(outputs)
+        if scheme == "fan-in":
+            bias = (2.0 * torch.rand(outputs, generator=generator) - 1.0) * bound
+        params[f"weight_{layer}"], params[f"bias_{layer}"] = weight * scale, bias * scale
     return params
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.linear import AutogradMap, LinearMap
 from metarl.mlp_kernels import Activation
-from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy
+from metarl.nets import Initialization, MlpMap, mlp, mlp_init, mlp_numpy
 from metarl.trees import to_numpy
 from metarl.types import Params
 
@@ -28,6 +28,8 @@ class PolicyConfig:
     """Widths of the hidden layers."""
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
+    initialization: Initialization = "xavier"
+    """Of the weights: xavier with biases 0, or fan-in as torch.nn.Linear, better for inputs much smaller than 1."""
     initial_log_std: float = 0.0
     """Log standard deviation that training starts from, in units of the action."""
     min_log_std: float = -3.0
@@ -66,7 +68,12 @@ class GaussianPolicy:
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters, without a task axis."""
         sizes = (self.observation_size, *self.config.hidden, self.action_size)
-        params = mlp_init(sizes, last_layer_scale=self.config.last_layer_scale, generator=generator)
+        params = mlp_init(
+            sizes,
+            scheme=self.config.initialization,
+            last_layer_scale=self.config.last_layer_scale,
+            generator=generator,
+        )
         params["log_std"] = torch.full((self.action_size,), self.config.initial_log_std)
         return params
 
