@@ -69,11 +69,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
             summary="tanh 64-64, small initial deviation with a floor, KL 0.03; about 3 minutes",
             family={},
             train=lambda: MetaTrainConfig(
-                policy=PolicyConfig(initial_log_std=-2.0, last_layer_scale=0.1),
+                policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-3.5, last_layer_scale=0.1),
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
-                outer=TrustRegionConfig(max_kl=0.03),
-                iterations=120,
+                outer=TrustRegionConfig(max_kl=0.03, fisher_stride=2),
+                iterations=150,
             ),
         ),
         "maml": Preset(
