@@ -66,7 +66,7 @@ def _ant() -> MetaTrainConfig:
 PRESETS: dict[str, dict[str, Preset]] = {
     "navigation-2d": {
         "default": Preset(
-            summary="tanh 64-64, small initial deviation with a floor, KL 0.03; about 3 minutes",
+            summary="tanh 64-64, small initial deviation with a floor, KL 0.03; about 5 minutes",
             family={},
             train=lambda: MetaTrainConfig(
                 policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-3.5, last_layer_scale=0.1),
@@ -117,7 +117,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.05, fisher_stride=2),
                 meta_batch_size=20,
-                iterations=150,
+                iterations=120,
             ),
         ),
         "maml": Preset(
