@@ -192,7 +192,9 @@ def test_one_hidden_unit_by_hand():
 
 def test_initial_weights_stay_within_xaviers_bound_and_biases_are_zero():
     """Widths 100 and 200: sqrt(6 / 300); the last layer is scaled."""
-    params = mlp_init((100, 200, 100), scheme="xavier", last_layer_scale=0.1, generator=torch.Generator().manual_seed(0))
+    params = mlp_init(
+        (100, 200, 100), scheme="xavier", last_layer_scale=0.1, generator=torch.Generator().manual_seed(0)
+    )
     bound = math.sqrt(6.0 / 300.0)
     assert 0.99 * bound < float(params["weight_0"].abs().max()) <= bound
     assert 0.099 * bound < float(params["weight_1"].abs().max()) <= 0.1 * bound
@@ -207,3 +209,11 @@ def test_initial_weights_come_from_the_generator_alone():
     torch.manual_seed(1)
     again = mlp_init((3, 4, 2), scheme="fan-in", last_layer_scale=1.0, generator=torch.Generator().manual_seed(7))
     assert all(torch.equal(value, again[name]) for name, value in one.items())
+
+
+def test_fan_in_initialization_draws_weights_and_biases_within_the_root_of_the_inputs():
+    params = mlp_init((4, 400, 2), scheme="fan-in", last_layer_scale=0.1, generator=torch.Generator().manual_seed(0))
+    assert 0.49 < params["weight_0"].abs().max() <= 0.5
+    assert 0.49 < params["bias_0"].abs().max() <= 0.5
+    assert params["weight_1"].abs().max() <= 0.005
+    assert 0.0 < params["bias_1"].abs().max() <= 0.005
