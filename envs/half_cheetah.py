@@ -206,7 +206,9 @@ class HalfCheetahVel:
 class HalfCheetahDir:
     """Half-cheetah that runs forward in some tasks and backward in the others.
 
-    Task: one number d, +1 (forward) or -1 (backward), each with probability 1/2; a sign, not an angle.
+    Task: one number d, +1 (forward) or -1 (backward), each with probability 1/2; a sign, not an angle. Drawn one by one
+    as in MAML's code, or, with ``balanced``, half of each sample: the same chance for every task, but a meta-batch does
+    not pull to whichever direction it happens to hold more of.
 
     Reward: ``d v - 0.05 sum a^2``, where v is the mean forward velocity of the torso over the control step,
     ``(x_after - x_before) / dt``, and a the action after clipping. No contact cost. The same in MAML, ProMP, PEARL and
@@ -220,6 +222,8 @@ class HalfCheetahDir:
     """Simulation steps of 0.01 s per control step: 1 is MAML's timing, 5 Gymnasium's."""
     observation_size: ObservationSize = 17
     """Numbers in an observation: 17 as Gymnasium, 20 adds the position of the torso."""
+    balanced: bool = False
+    """Draw as many forward as backward tasks, in random order; an odd one out is either."""
     threads: int = 0
     """Simulation threads; 0 uses every CPU. Changes no number."""
 
@@ -228,8 +232,11 @@ class HalfCheetahDir:
         self.body()
 
     def sample(self, rng: np.random.Generator, count: int) -> Tasks:
-        """Directions ``[count, 1]``, drawn independently: a small count may have only one of the two."""
+        """Directions ``[count, 1]``; unless balanced they are independent, and a small count may have only one."""
         check_count("count", count, 1)
+        if self.balanced:
+            signs = np.resize([1.0, -1.0], count) * rng.choice([1.0, -1.0])
+            return rng.permutation(signs)[:, None]
         return 2.0 * rng.integers(0, 2, size=(count, 1)) - 1.0
 
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> HalfCheetahDirEnv:
