@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.03, fisher_stride=2),
-                iterations=150,
+                iterations=100,
             ),
         ),
         "maml": Preset(
@@ -113,9 +113,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
-                outer=TrustRegionConfig(max_kl=0.05, fisher_stride=2),
+                outer=TrustRegionConfig(max_kl=0.05),
                 meta_batch_size=20,
-                iterations=120,
+                iterations=100,
             ),
         ),
         "maml": Preset(
