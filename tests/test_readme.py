@@ -33,7 +33,7 @@ def test_the_first_command_sets_up_trains_evaluates_and_renders(tmp_path, monkey
     smaller = {
         "train": SMALL,
         "evaluate": ["--tasks", "2", "--episodes", "2"],
-        "render": ["--tasks", "1", "--height", "64"],
+        "render": ["--tasks", "1", "--height", "96"],
     }
     for words in metarl:
         assert main([*words[1:], *smaller[words[1]]]) == 0
