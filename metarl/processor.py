@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 def keep_freed_memory() -> bool:
     """Let the C library reuse freed memory instead of returning it to the kernel; for the whole process, once.
 
-    By default glibc maps every large array anew, and the page faults of two threads exclude each other:
-    Hessian-vector products on two threads took three times as long. What a run holds at most does not change.
+    By default glibc maps every large array anew, and the page faults of two threads exclude each other, so that two
+    threads can be slower than one. What a run holds at most does not change.
 
     Returns:
         Whether the allocator could be told; False where it is not glibc's.
