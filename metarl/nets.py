@@ -31,7 +31,7 @@ def mlp_init(
     Args:
         sizes: widths from input to output.
         scheme: ``xavier`` is uniform with biases 0 (Glorot & Bengio 2010); ``fan-in`` draws weights and biases within
-            1 / sqrt(inputs), as ``torch.nn.Linear`` does, which bends the features of small inputs from the start.
+            1 / sqrt(inputs), as ``torch.nn.Linear`` does.
         last_layer_scale: factor on the last layer's weights; small values start near a zero output.
         generator: source of randomness.
 

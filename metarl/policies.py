@@ -29,7 +29,7 @@ class PolicyConfig:
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
     initialization: Initialization = "xavier"
-    """Of the weights: xavier with biases 0, or fan-in as torch.nn.Linear, better for inputs much smaller than 1."""
+    """Of the weights: xavier with biases 0, or fan-in, as torch.nn.Linear."""
     initial_log_std: float = 0.0
     """Log standard deviation that training starts from, in units of the action."""
     min_log_std: float = -3.0
