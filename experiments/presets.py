@@ -84,14 +84,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "half-cheetah-dir": {
         "default": Preset(
-            summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64, KL 0.03, 20 tasks; about 8 minutes",
+            summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64, KL 0.03, 20 tasks; about 6 minutes",
             family={"frame_skip": 1, "balanced": True},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=160),
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=120),
         ),
         "quick": Preset(
             summary="the default stopped after two minutes: enough to see it adapt",
             family={"frame_skip": 1, "balanced": True},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=160),
+            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=120),
             minutes=2.0,
         ),
         "maml": Preset(
