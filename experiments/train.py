@@ -57,7 +57,7 @@ def resume(directory: Path, console: Console) -> TrainState:
     run = load_run(directory)
     for complaint in run.complaints:
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
-    left = run.config.train.iterations - run.state.iteration
+    left = max(run.config.train.iterations - run.state.iteration, 0)
     console.print(f"resuming {directory} after {run.state.iteration} iterations, {left} left", soft_wrap=True)
     return train(run.config, run.policy, run.state, directory, console)
 
