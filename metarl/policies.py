@@ -33,7 +33,7 @@ class PolicyConfig:
     initial_log_std: float = 0.0
     """Log standard deviation that training starts from, in units of the action."""
     min_log_std: float = -3.0
-    """Floor under the log standard deviation; without one, navigation decays when trained long."""
+    """Floor under the log standard deviation, in units of the action."""
     last_layer_scale: float = 1.0
     """Factor on the initial weights of the last layer: 0.1 starts near zero actions."""
 
