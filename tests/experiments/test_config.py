@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
 from metarl.tasks import UnknownTaskFamily
