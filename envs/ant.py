@@ -18,7 +18,7 @@ from metarl.envs.ant_body import (
     velocity_reward,
 )
 from metarl.envs.body import Body
-from metarl.envs.checks import FloatArray, Tasks, check_count, check_range, task_rows
+from metarl.envs.checks import FloatArray, Tasks, check_count, check_range, draw_signs, task_rows
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.envs.locomotion_vector import LocomotionVectorEnv, make_locomotion_vec
 from metarl.tasks import register
@@ -178,6 +178,8 @@ class AntDir:
     """Which directions: forward-backward is MAML's, circle ProMP's and PEARL's."""
     costs: Costs = "maml"
     """Whose control cost and reward for survival."""
+    balanced: bool = False
+    """Draw as many forward as backward tasks, in random order; an odd one out is either."""
     frame_skip: FrameSkip = 5
     """Simulation steps of 0.01 s per control step: 2 is rllab's timing, 5 Gymnasium's."""
     observation_size: ObservationSize = 27
@@ -187,14 +189,16 @@ class AntDir:
 
     def __post_init__(self) -> None:
         check_count("threads", self.threads, 0)
+        if self.balanced and self.directions == "circle":
+            raise ValueError("balanced needs two directions; with directions 'circle' leave it false")
         self.body()
 
     def sample(self, rng: np.random.Generator, count: int) -> Tasks:
-        """Directions ``[count, 1]``, drawn independently."""
+        """Directions ``[count, 1]``; unless balanced they are independent."""
         check_count("count", count, 1)
         if self.directions == "circle":
             return rng.uniform(0.0, 2.0 * np.pi, size=(count, 1))
-        return 2.0 * rng.integers(0, 2, size=(count, 1)) - 1.0
+        return draw_signs(rng, count, balanced=self.balanced)
 
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> AntDirEnv:
         """The environment of one task ``[1]``."""

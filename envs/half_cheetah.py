@@ -9,7 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from metarl.envs.body import Body, State, Transition, load_model, sum_of_squares
-from metarl.envs.checks import FloatArray, Tasks, check_choice, check_count, check_range, check_signs, task_rows
+from metarl.envs.checks import (
+    FloatArray,
+    Tasks,
+    check_choice,
+    check_count,
+    check_range,
+    check_signs,
+    draw_signs,
+    task_rows,
+)
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.envs.locomotion_vector import LocomotionVectorEnv, make_locomotion_vec
 from metarl.tasks import register
@@ -234,10 +243,7 @@ class HalfCheetahDir:
     def sample(self, rng: np.random.Generator, count: int) -> Tasks:
         """Directions ``[count, 1]``; unless balanced they are independent, and a small count may have only one."""
         check_count("count", count, 1)
-        if self.balanced:
-            signs = np.resize([1.0, -1.0], count) * rng.choice([1.0, -1.0])
-            return rng.permutation(signs)[:, None]
-        return 2.0 * rng.integers(0, 2, size=(count, 1)) - 1.0
+        return draw_signs(rng, count, balanced=self.balanced)
 
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> HalfCheetahDirEnv:
         """The environment of one task ``[1]``."""

@@ -66,6 +66,7 @@ def test_tasks_are_described_in_words():
     [
         ({"directions": "up"}, "directions must be one of 'forward-backward', 'circle'; got 'up'"),
         ({"costs": "mine"}, "costs must be one of 'maml', 'promp'"),
+        ({"directions": "circle", "balanced": True}, "balanced needs two directions"),
         ({"frame_skip": 0}, "frame_skip must be one of 1, 2, 5; got 0"),
         ({"observation_size": 28}, "observation_size must be one of 27, 111"),
     ],

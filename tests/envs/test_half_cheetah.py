@@ -131,12 +131,3 @@ def test_impossible_tasks_are_refused():
         HalfCheetahVel().make_vec(np.ones((1, 1)), 0)
     with pytest.raises(ValueError, match="count must be a whole number of at least 1; got 0"):
         HalfCheetahVel().sample(np.random.default_rng(0), 0)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 20])
-def test_balanced_directions_differ_in_number_by_at_most_one_and_every_place_is_as_often_forward(count):
-    family = HalfCheetahDir(balanced=True)
-    draws = np.stack([family.sample(np.random.default_rng(seed), count)[:, 0] for seed in range(400)])
-    assert set(np.unique(draws)) == {-1.0, 1.0}
-    assert np.abs(draws.sum(1)).max() == count % 2
-    assert np.abs(draws.mean(0)).max() < 0.2  # 4 standard errors of a fair coin

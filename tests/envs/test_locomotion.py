@@ -292,3 +292,12 @@ def test_memory_stays_flat_over_many_vector_environments():
     for _ in range(60):
         use()
     assert resident() - before < 5.0
+
+
+@pytest.mark.parametrize("family", [HalfCheetahDir(balanced=True), AntDir(balanced=True)])
+@pytest.mark.parametrize("count", [1, 2, 7, 20])
+def test_balanced_directions_differ_in_number_by_at_most_one_and_every_place_is_as_often_forward(family, count):
+    draws = np.stack([family.sample(np.random.default_rng(seed), count)[:, 0] for seed in range(400)])
+    assert set(np.unique(draws)) == {-1.0, 1.0}
+    assert np.abs(draws.sum(1)).max() == count % 2
+    assert np.abs(draws.mean(0)).max() < 0.2  # 4 standard errors of a fair coin
