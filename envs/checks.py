@@ -78,10 +78,9 @@ def check_signs(tasks: FloatArray) -> None:
 def draw_signs(rng: np.random.Generator, count: int, *, balanced: bool) -> FloatArray:
     """Signs ``[count, 1]``, each 1 or -1 with the same chance: independent, or as many of the one as of the other."""
     if not balanced:
-        return 2.0 * rng.integers(0, 2, size=(count, 1)) - 1.0
+        return rng.integers(0, 2, size=(count, 1)) * np.float64(2.0) - 1.0
     signs = np.resize([1.0, -1.0], count) * rng.choice([1.0, -1.0])
-    drawn: FloatArray = rng.permutation(signs)[:, None]
-    return drawn
+    return rng.permutation(signs)[:, None]
 
 
 def check_actions(actions: NDArray[Any], shape: tuple[int, ...]) -> FloatArray:

@@ -177,4 +177,4 @@ def _unflatten(tensors: Params) -> Meta:
     def part(prefix: str) -> Params:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    return Meta(part("theta/"), part("eta/"))
+    return Meta(*(part(f"{name}/") for name in Meta._fields))

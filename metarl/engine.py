@@ -23,6 +23,7 @@ from metarl.outer.trust_region import TrustRegionConfig, trust_region_update
 from metarl.policies import GaussianPolicy, PolicyConfig
 from metarl.processor import keep_freed_memory, map_groups
 from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
+from metarl.rollout.normalizer import make_scaler, no_statistics, update_statistics
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
 from metarl.rollout.stepping import make_vector_env
@@ -149,7 +150,8 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Gaussian
     policy = make_policy(family, task, config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = {name: value.to(config.device) for name, value in theta.items()}
-    return policy, TrainState(Meta(theta, {}), 0, 0, 0, 0)
+    normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
+    return policy, TrainState(Meta(theta, {}, normalizer), 0, 0, 0, 0)
 
 
 def make_learner(policy: GaussianPolicy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> Learner:
@@ -181,6 +183,7 @@ def collect(
     """
     keep_freed_memory()
     count = len(tasks)
+    scaler = make_scaler(meta.normalizer)
     adaptation = unadapted(learner, expand(meta.theta, count))
     env = make_vector_env(family, tasks, config.episodes)
     batches: list[Batch] = []
@@ -189,7 +192,9 @@ def collect(
         for step in range(len(learner.rules) + 1):
             step_seeds = seeds._replace(path=(*seeds.path, step))
             with clock.measure("sampling"):
-                batch = collect_batch(env, learner.policy, adaptation.phi, tasks=count, config=config, seeds=step_seeds)
+                batch = collect_batch(
+                    env, learner.policy, adaptation.phi, tasks=count, config=config, seeds=step_seeds, scaler=scaler
+                )
             batches.append(batch)
             reached.append(adaptation.phi)
             if step < len(learner.rules):
@@ -248,7 +253,11 @@ def meta_train(
             update = trust_region_update(learner, state.meta, data, config.outer, check_fisher=check)
         env_steps = sum(batch.env_steps for batch in batches)
         state = TrainState(
-            meta=Meta(update.theta, state.meta.eta),
+            meta=Meta(
+                update.theta,
+                state.meta.eta,
+                update_statistics(state.meta.normalizer, [batch.rollouts for batch in batches]),
+            ),
             iteration=number + 1,
             env_steps=state.env_steps + env_steps,
             failures=state.failures + (not update.accepted),

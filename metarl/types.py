@@ -18,12 +18,14 @@ Metrics = dict[str, float]
 
 
 class Meta(NamedTuple):
-    """Everything that is meta-learned."""
+    """Everything that is meta-learned, and the scale of what it sees."""
 
     theta: Params
     """The initialization that adaptation starts from."""
     eta: Params
     """All else that is meta-learned (step sizes, weights of a learned rule); empty for MAML."""
+    normalizer: Params
+    """Statistics that observations are scaled by, measured rather than learned; empty where they are not scaled."""
 
 
 class Rollouts(NamedTuple):

@@ -12,6 +12,7 @@ from metarl.policies import GaussianPolicy
 from metarl.processor import map_groups, single_threaded
 from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
 from metarl.rollout.baseline import discounted_returns, linear_values
+from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes
 from metarl.rollout.stepping import VecEnv
 from metarl.trees import map_rollouts
@@ -30,6 +31,8 @@ class RolloutConfig:
     """Gamma per control step, in [0, 1]."""
     gae_lambda: float = 1.0
     """0 gives one-step TD errors, 1 Monte-Carlo returns minus the baseline."""
+    normalize_observations: bool = False
+    """Scale observations by the mean and deviation of all seen in training, which checkpoints keep."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "horizon"):
@@ -54,7 +57,14 @@ class Batch(NamedTuple):
 
 
 def collect_batch(
-    env: VecEnv, policy: GaussianPolicy, phi: Params, *, tasks: int, config: RolloutConfig, seeds: EpisodeSeeds
+    env: VecEnv,
+    policy: GaussianPolicy,
+    phi: Params,
+    *,
+    tasks: int,
+    config: RolloutConfig,
+    seeds: EpisodeSeeds,
+    scaler: Scaler | None = None,
 ) -> Batch:
     """Sample one batch under each task's own ``phi`` and estimate its advantages.
 
@@ -62,7 +72,7 @@ def collect_batch(
     bootstrapped there and time is a feature of the baseline.
     """
     with single_threaded():  # a second torch thread takes a third of the simulation's speed
-        episodes = sample_episodes(env, policy, phi, tasks=tasks, horizon=config.horizon, seeds=seeds)
+        episodes = sample_episodes(env, policy, phi, tasks=tasks, horizon=config.horizon, seeds=seeds, scaler=scaler)
     return to_batch(episodes, config, next(iter(phi.values())).device)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarl.policies import GaussianPolicy
+from metarl.rollout.normalizer import Scaler
 from metarl.rollout.seeding import Stream, seed_sequence
 from metarl.rollout.stepping import VecEnv
 from metarl.types import Params
@@ -57,7 +58,14 @@ class EpisodeSeeds(NamedTuple):
 
 
 def sample_episodes(
-    env: VecEnv, policy: GaussianPolicy, phi: Params, *, tasks: int, horizon: int, seeds: EpisodeSeeds
+    env: VecEnv,
+    policy: GaussianPolicy,
+    phi: Params,
+    *,
+    tasks: int,
+    horizon: int,
+    seeds: EpisodeSeeds,
+    scaler: Scaler | None = None,
 ) -> Episodes:
     """Run every sub-environment of ``env`` for one episode of at most ``horizon`` steps.
 
@@ -68,6 +76,7 @@ def sample_episodes(
         tasks: M.
         horizon: T.
         seeds: of the resets and of the action noise.
+        scaler: of the observations, before the policy sees them and they are kept.
     """
     episodes = env.num_envs // tasks
     means_of, log_std = policy.sampler(phi)
@@ -83,7 +92,7 @@ def sample_episodes(
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
     seen = reset(seed=seeds.resets(tasks, episodes))[0]
     for step in range(horizon):
-        observations[:, :, step] = seen.reshape(tasks, episodes, -1)
+        observations[:, :, step] = (seen if scaler is None else scaler(seen)).reshape(tasks, episodes, -1)
         mean = means_of(observations[:, :, step])
         action = mean + deviation * noise[:, :, step]
         seen, reward, terminated, truncated, info = env.step(action.reshape(env.num_envs, -1))

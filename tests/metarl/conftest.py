@@ -98,6 +98,6 @@ def make_problem() -> Callable[..., Problem]:
         support = tuple(random_batch(policy, everywhere, generator) for _ in range(steps))
         phi = adapt(learner, {}, everywhere, support).phi
         query = random_batch(policy, phi, generator)
-        return Problem(learner, Meta(theta, {}), TaskData(support, query))
+        return Problem(learner, Meta(theta, {}, {}), TaskData(support, query))
 
     return build

@@ -188,7 +188,7 @@ def meta_gradient(estimator: Estimator, steps: int) -> Tensor:
         batches.append(everything(theta))
         theta = theta + INNER_STEP_SIZE * gradient(theta)
     data = TaskData(tuple(batches[:-1]), batches[-1])
-    found = linearize(learner, Meta({"logits": THETA}, {}), data).surrogate_gradient(data.query)
+    found = linearize(learner, Meta({"logits": THETA}, {}, {}), data).surrogate_gradient(data.query)
     return -found["logits"]
 
 
