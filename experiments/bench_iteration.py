@@ -25,7 +25,7 @@ from metarl.experiments.bench_report import (
 from metarl.experiments.measure import machine, peak_memory, resident_memory, summary
 from metarl.experiments.presets import preset_config
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.tasks import TaskFamily
 
 _FOREVER = 10**9
@@ -136,7 +136,7 @@ def _setting(config: IterationBench) -> tuple[TaskFamily, MetaTrainConfig]:
 class _Iterations:
     """Meta-iterations one after another, each followed by a replay of its physics."""
 
-    def __init__(self, family: TaskFamily, policy: GaussianPolicy, train: MetaTrainConfig, state: TrainState) -> None:
+    def __init__(self, family: TaskFamily, policy: Policy, train: MetaTrainConfig, state: TrainState) -> None:
         self.family, self.policy, self.train, self.state = family, policy, train, state
         self.recorded = RecordedFamily(family)
         self.measured: list[tuple[Repetition, Iteration]] = []
@@ -199,7 +199,7 @@ def _phase(iteration: Iteration, phase: str) -> float:
 
 
 def _memory_over(
-    family: TaskFamily, policy: GaussianPolicy, train: MetaTrainConfig, state: TrainState, iterations: int
+    family: TaskFamily, policy: Policy, train: MetaTrainConfig, state: TrainState, iterations: int
 ) -> dict[str, Any]:
     """Resident memory after each of some more meta-iterations, and how much the second half exceeds the first."""
     loop = meta_train(family, policy, train, state)

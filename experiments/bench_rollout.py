@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from metarl.engine import make_policy
+from metarl.engine import policy_for
 from metarl.experiments.bench_report import (
     Family,
     JsonFile,
@@ -25,7 +25,7 @@ from metarl.experiments.bench_report import (
 from metarl.experiments.measure import machine, own_policies, peak_memory, summary
 from metarl.experiments.peers import Peer, PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import Policy, PolicyConfig
 from metarl.processor import keep_freed_memory, single_threaded
 from metarl.rollout.sample import EpisodeSeeds, sample_episodes
 from metarl.rollout.seeding import Stream, generator
@@ -110,7 +110,7 @@ class _Sampler:
     def __init__(self, family: TaskFamily, config: RolloutBench) -> None:
         self.family, self.config = family, config
         self.tasks = family.sample(generator(config.seed, Stream.TRAIN_TASKS, 0), config.tasks)
-        self.policy: GaussianPolicy = make_policy(family, self.tasks[0], PolicyConfig(hidden=config.hidden))
+        self.policy: Policy = policy_for(family, self.tasks[0], PolicyConfig(hidden=config.hidden))
         self.phi: Params = own_policies(self.policy, config.tasks, seed=config.seed)
 
     def repetition(self) -> Repetition:

@@ -18,11 +18,12 @@ from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.checkpoints import CheckpointError
-from metarl.engine import MetaTrainConfig, TrainingStalled, UnsupportedSpace
+from metarl.engine import MetaTrainConfig, TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.presets import UnknownPreset, preset_config, presets_of
 from metarl.experiments.runs import RunError
+from metarl.spaces import UnsupportedSpace
 from metarl.tasks import FAMILIES, UnknownTaskFamily, family_factory
 
 _USAGE_ERRORS = (UnknownTaskFamily, UnknownPreset, ConfigError, ValueError)

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import gymnasium
 import imageio_ffmpeg
 import numpy as np
+from gymnasium.spaces import flatten
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.experiments.runs import RunError
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
+from metarl.rollout.normalizer import Scaler
+from metarl.spaces import action_decoder
 from metarl.tasks import Task, TaskFamily
 from metarl.types import Params
 
@@ -37,7 +40,9 @@ class Film(NamedTuple):
 
     family: Any
     """The task family; its ``make_env`` takes ``render_mode``."""
-    policy: GaussianPolicy
+    policy: Policy
+    scaler: Scaler | None
+    """Of the observations."""
     titles: Sequence[str]
     """Of the policies, from left to right."""
     height: int
@@ -132,15 +137,15 @@ def shoot(film: Film, scene: Scene, stride: int) -> Iterator[np.ndarray]:
 
 def play(env: gymnasium.Env[Any, Any], film: Film, phi: Params, scene: Scene, stride: int) -> Iterator[Shot]:
     """One episode under sampled actions: a shot of the start, of every ``stride``-th step and of the last."""
-    means, log_std = film.policy.sampler(phi)
-    deviation = np.exp(log_std[0])
-    space: Any = env.action_space
+    sampler = film.policy.sampler(phi)
+    decode = action_decoder(env.action_space, film.policy.config.bounds)
     seen, total = env.reset(seed=scene.seed)[0], 0.0
     yield Shot(_picture(env, film.height), total, False)
     for number, noise in enumerate(scene.noise, start=1):
-        mean = means(np.asarray(seen, dtype=np.float32)[None, None])[0, 0]
-        action = np.clip(mean + deviation * noise, space.low, space.high).astype(space.dtype)
-        seen, reward, terminated, truncated, _ = env.step(action)
+        row: Any = flatten(env.observation_space, seen)
+        observation = np.asarray(row if film.scaler is None else film.scaler(row), dtype=np.float32)
+        action, _ = sampler.act(observation[None, None], noise[None, None])
+        seen, reward, terminated, truncated, _ = env.step(decode(action[0])[0])
         total += float(reward)
         over = terminated or truncated or number == len(scene.noise)
         if over or number % stride == 0:

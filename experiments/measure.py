@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.processor import processors
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.types import Params
@@ -70,7 +70,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def own_policies(policy: GaussianPolicy, tasks: int, *, seed: int) -> Params:
+def own_policies(policy: Policy, tasks: int, *, seed: int) -> Params:
     """A different policy for each task, leaves ``[M, ...]``."""
     drawn = [policy.init(torch_generator(seed, Stream.INITIALIZATION, task)) for task in range(tasks)]
     return {name: torch.stack([params[name] for params in drawn]) for name in drawn[0]}

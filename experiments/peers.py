@@ -14,8 +14,10 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from metarl.envs.body import without_log
 from metarl.experiments.measure import own_policies
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.make import make_policy
 from metarl.rollout.stepping import VecEnv
+from metarl.spaces import AnySpace, action_decoder, flatten_batch
 from metarl.tasks import TaskFamily
 
 GYMNASIUM_BODIES = {
@@ -83,9 +85,9 @@ def _envpool(body: str | None, options: dict[str, Any], setting: PeerSetting) ->
 def _rates(env: VecEnv, setting: PeerSetting) -> list[float]:
     """Env steps per second of each repetition; starting the workers and the first reset are not counted."""
     try:
-        seen = np.asarray(env.reset()[0])
-        space: Any = getattr(env, "single_action_space", env.action_space)
-        act = _actor(seen.shape[1], space, setting)
+        seen = env.reset()[0]
+        observations = getattr(env, "single_observation_space", env.observation_space)  # EnvPool's are single ones
+        act = _actor(observations, getattr(env, "single_action_space", env.action_space), setting)
         rates = []
         for _ in range(setting.repeats):
             start = time.perf_counter()
@@ -97,15 +99,16 @@ def _rates(env: VecEnv, setting: PeerSetting) -> list[float]:
         env.close()
 
 
-def _actor(observation_size: int, space: Any, setting: PeerSetting) -> Callable[[np.ndarray], np.ndarray]:
-    """Observations ``[N, O]`` to sampled actions ``[N, A]``, a perceptron for each row."""
-    policy = GaussianPolicy(observation_size, space.shape[0], PolicyConfig(hidden=setting.hidden))
-    means, log_std = policy.sampler(own_policies(policy, setting.envs, seed=0))
-    deviation, rng = np.exp(log_std), np.random.default_rng(0)
+def _actor(observations: AnySpace, actions: AnySpace, setting: PeerSetting) -> Callable[[Any], np.ndarray]:
+    """A vector environment's observations to its actions, sampled by a perceptron for each row."""
+    policy = make_policy(observations, actions, PolicyConfig(hidden=setting.hidden))
+    sampler = policy.sampler(own_policies(policy, setting.envs, seed=0))
+    decode, rng = action_decoder(actions, policy.config.bounds), np.random.default_rng(0)
+    noise = np.empty((setting.envs, 1, policy.action_size), dtype=np.float32)
 
-    def act(seen: np.ndarray) -> np.ndarray:
-        mean = means(seen.astype(np.float32)[:, None])[:, 0]
-        action = mean + deviation * rng.standard_normal(mean.shape, dtype=np.float32)
-        return np.asarray(np.clip(action, space.low, space.high), dtype=space.dtype)
+    def act(seen: Any) -> np.ndarray:
+        policy.draw_noise(rng, noise)
+        rows = flatten_batch(observations, seen).astype(np.float32)
+        return decode(sampler.act(rows[:, None], noise)[0][:, 0])
 
     return act

@@ -13,7 +13,7 @@ from metarl.engine import MetaTrainConfig
 from metarl.experiments.config import RunConfig
 from metarl.inner.adapt import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
-from metarl.policies import PolicyConfig
+from metarl.policies.base import PolicyConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.tasks import closest, family_factory
 

@@ -15,6 +15,7 @@ from metarl.envs import Navigation2D
 from metarl.experiments.film import Film, Scene, check_drawable, write_video
 from metarl.experiments.runs import Run, load_run
 from metarl.experiments.trajectories import Paths, draw_trajectories
+from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import Task, TaskFamily
@@ -121,13 +122,15 @@ def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     learner = make_learner(run.policy, train, config.step_sizes(train.inner.step_size, steps))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     _, batches, _ = collect(run.config.family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
-    positions = np.stack([_positions(batch.rollouts, config.episodes or 3) for batch in batches])
+    scaler = make_scaler(run.state.meta.normalizer)
+    positions = np.stack([_positions(batch.rollouts, config.episodes or 3, scaler) for batch in batches])
     draw_trajectories(Paths(np.array(goals), positions, np.stack([batch.returns for batch in batches])), path)
 
 
-def _positions(rollouts: Rollouts, episodes: int) -> np.ndarray:
+def _positions(rollouts: Rollouts, episodes: int, scaler: Scaler | None) -> np.ndarray:
     """Positions ``[M, E, T, 2]`` of the first ``episodes``, nan after their end."""
     positions = rollouts.observations[:, :episodes].cpu().numpy()
+    positions = positions if scaler is None else scaler.inverse(positions)
     return np.where(rollouts.mask[:, :episodes, :, None].cpu().numpy() > 0.0, positions, np.nan)
 
 
@@ -135,7 +138,8 @@ def _video(run: Run, config: RenderConfig, path: Path) -> None:
     check_drawable(run.config.family)
     steps = config.steps or 1
     after = f"after {steps} gradient step{'s' if steps > 1 else ''}"
-    film = Film(run.config.family, run.policy, ("before adaptation", after), config.height)
+    scaler = make_scaler(run.state.meta.normalizer)
+    film = Film(run.config.family, run.policy, scaler, ("before adaptation", after), config.height)
     write_video(film, _scenes(run, config, steps), path)
 
 
@@ -148,7 +152,7 @@ def _scenes(run: Run, config: RenderConfig, steps: int) -> list[Scene]:
     adapted = evaluate(family, learner, run.state.meta, tasks, train.rollout, seeds).adapted
     shown, episodes = seeds._replace(path=(SHOWN,)), config.episodes or 1
     resets = shown.resets(len(tasks), episodes)
-    noise = shown.noise(len(tasks), (episodes, train.rollout.horizon, run.policy.action_size))
+    noise = shown.noise(run.policy, len(tasks), episodes, train.rollout.horizon)
     return [
         Scene(
             task,

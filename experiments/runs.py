@@ -10,7 +10,7 @@ from metarl.checkpoints import BEST, load_checkpoint, load_newest, write_atomica
 from metarl.engine import TrainState, initial_state
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.logs import read_metrics as read_log
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.tasks import UnknownTaskFamily
 from metarl.types import Metrics
 
@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
     directory: Path
     config: RunConfig
-    policy: GaussianPolicy
+    policy: Policy
     state: TrainState
     complaints: list[str]
     """Checkpoints that were passed over because they could not be read."""

@@ -31,7 +31,7 @@ from metarl.engine import Iteration, TrainState, initial_state, meta_train
 from metarl.experiments.config import RunConfig, to_json
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.types import Metrics
 
 
@@ -62,9 +62,7 @@ def resume(directory: Path, console: Console) -> TrainState:
     return train(run.config, run.policy, run.state, directory, console)
 
 
-def train(
-    config: RunConfig, policy: GaussianPolicy, state: TrainState, directory: Path, console: Console
-) -> TrainState:
+def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path, console: Console) -> TrainState:
     """Run the loop until the iterations or the minutes are used up, or a signal asks to stop."""
     deadline = time.monotonic() + 60.0 * config.minutes if config.minutes else math.inf
     adapted = f"held_out/return_after_{config.train.inner.steps}"

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 
 from metarl.inner.adapt import Adaptation, InnerConfig, Learner, inner_step, unadapted
 from metarl.inner.rules import sgd
-from metarl.losses import make_inner_loss
+from metarl.losses import make_inner_loss, sample_weights
 from metarl.outer.trust_region import TrustRegionConfig, trust_region_update
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import Policy, PolicyConfig
+from metarl.policies.make import make_policy
 from metarl.processor import keep_freed_memory, map_groups
 from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
 from metarl.rollout.normalizer import make_scaler, no_statistics, update_statistics
@@ -30,10 +30,6 @@ from metarl.rollout.stepping import make_vector_env
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import concatenate, expand, take, take_tasks
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
-
-
-class UnsupportedSpace(TypeError):
-    """The engine has no policy for an environment's spaces."""
 
 
 class TrainingStalled(RuntimeError):
@@ -121,40 +117,30 @@ class Evaluation(NamedTuple):
     explained_variance: float
 
 
-def make_policy(family: TaskFamily, task: Task, config: PolicyConfig) -> GaussianPolicy:
+def policy_for(family: TaskFamily, task: Task, config: PolicyConfig) -> Policy:
     """The policy that fits the family's spaces, read from the environment of one task.
 
     Raises:
-        UnsupportedSpace: for anything but flat boxes of observations and of actions.
+        UnsupportedSpace: naming the space, if no policy fits.
     """
     env = family.make_env(task)
     try:
-        observation_size = _box_size(env.observation_space, "observations")
-        return GaussianPolicy(observation_size, _box_size(env.action_space, "actions"), config)
+        return make_policy(env.observation_space, env.action_space, config)
     finally:
         env.close()
 
 
-def _box_size(space: gymnasium.Space[object], what: str) -> int:
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-        raise UnsupportedSpace(
-            f"{what} must be a Box of one dimension, got {space}; wrap the environment, for example in "
-            "gymnasium.wrappers.FlattenObservation"
-        )
-    return int(space.shape[0])
-
-
-def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[GaussianPolicy, TrainState]:
+def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, TrainState]:
     """The policy and the state before the first iteration, from the seed alone."""
     task = family.sample(generator(config.seed, Stream.TRAIN_TASKS, 0), 1)[0]
-    policy = make_policy(family, task, config.policy)
+    policy = policy_for(family, task, config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = {name: value.to(config.device) for name, value in theta.items()}
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
     return policy, TrainState(Meta(theta, {}, normalizer), 0, 0, 0, 0)
 
 
-def make_learner(policy: GaussianPolicy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> Learner:
+def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> Learner:
     """The inner loop of MAML: gradient descent on the estimator's loss.
 
     Args:
@@ -223,9 +209,7 @@ def _step(learner: Learner, meta: Meta, before: Adaptation, batch: Batch) -> Ada
     return Adaptation(phi, state, ())
 
 
-def meta_train(
-    family: TaskFamily, policy: GaussianPolicy, config: MetaTrainConfig, state: TrainState
-) -> Iterator[Iteration]:
+def meta_train(family: TaskFamily, policy: Policy, config: MetaTrainConfig, state: TrainState) -> Iterator[Iteration]:
     """MAML with a trust region (Finn et al. 2017, arXiv:1703.03400, alg. 3): one ``Iteration`` after another.
 
     An iteration draws tasks, collects their support data under the initialization, adapts, collects the query data
@@ -276,7 +260,7 @@ def _due(config: MetaTrainConfig, state: TrainState) -> bool:
     return every > 0 and (state.iteration % every == 0 or state.iteration == config.iterations)
 
 
-def _held_out(family: TaskFamily, policy: GaussianPolicy, config: MetaTrainConfig, state: TrainState) -> np.ndarray:
+def _held_out(family: TaskFamily, policy: Policy, config: MetaTrainConfig, state: TrainState) -> np.ndarray:
     tasks = family.sample(generator(config.seed, Stream.HELD_OUT_TASKS, 0), config.held_out_tasks)
     seeds = EpisodeSeeds(config.seed, Stream.HELD_OUT_ROLLOUTS, (state.iteration,))
     learner = make_learner(policy, config)
@@ -301,20 +285,25 @@ def evaluate(
     )
 
 
-def _batch_metrics(policy: GaussianPolicy, state: TrainState, returns: np.ndarray, batches: Sequence[Batch]) -> Metrics:
+def _batch_metrics(policy: Policy, state: TrainState, returns: np.ndarray, batches: Sequence[Batch]) -> Metrics:
     metrics: Metrics = {
         f"train/return_after_{step}": float(np.nanmean(row)) if np.isfinite(row).any() else math.nan
         for step, row in enumerate(returns)
     }
     query = batches[-1]
     return metrics | {
-        "train/entropy_nats": float(policy.entropy(query.rollouts.behavior).mean()),
+        "train/entropy_nats": _mean_entropy(policy, query.rollouts),
         "train/explained_variance_before": batches[0].explained_variance,
         "train/explained_variance_after": query.explained_variance,
         "train/diverged_episodes": float(sum(batch.diverged for batch in batches)),
         "train/env_steps": float(state.env_steps),
         "outer/failed_updates": float(state.failures),
     }
+
+
+def _mean_entropy(policy: Policy, batch: Rollouts) -> float:
+    """Over the steps that count, mean over tasks."""
+    return float((policy.entropy(batch.behavior) * sample_weights(batch)).sum(1).mean())
 
 
 def _stalled(state: TrainState, metrics: Metrics) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.types import Params, Rollouts
 
 Estimator = Literal["lvc", "reinforce", "dice"]
@@ -25,12 +25,12 @@ def sample_weights(batch: Rollouts) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1.0)
 
 
-def log_ratios(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def log_ratios(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """Log likelihood ratio of the batch's actions to the policy that drew them, ``[M, E * T]``."""
     return policy.log_prob(distribution, batch.actions.flatten(1, 2)) - batch.log_probs.flatten(1)
 
 
-def lvc_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def lvc_loss(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """Low-variance curvature: the likelihood ratio to the sampling policy times the advantage.
 
     The Hessian at the sampling policy is that of the expected return less the terms between different time steps
@@ -40,13 +40,13 @@ def lvc_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> T
     return -(ratio * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
 
 
-def reinforce_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def reinforce_loss(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """The log likelihood times the advantage (Williams 1992): the right gradient, but a Hessian that misses
     the outer product of scores (arXiv:1810.06784, section 4)."""
     return -(log_ratios(policy, distribution, batch) * (batch.advantages.flatten(1) * sample_weights(batch))).sum(1)
 
 
-def dice_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def dice_loss(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """DiCE (Foerster et al. 2018, arXiv:1802.05098) in the form for advantages (Farquhar et al. 2019,
     arXiv:1909.10549, eq. 9): derivatives of every order are unbiased, at a variance that grows with the horizon."""
     shape = batch.rewards.shape
@@ -57,24 +57,24 @@ def dice_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> 
     return -(terms.flatten(1) * sample_weights(batch)).sum(1)
 
 
-_LOSSES: dict[Estimator, Callable[[GaussianPolicy, Params, Rollouts], Tensor]] = {
+_LOSSES: dict[Estimator, Callable[[Policy, Params, Rollouts], Tensor]] = {
     "lvc": lvc_loss,
     "reinforce": reinforce_loss,
     "dice": dice_loss,
 }
 
 
-def make_inner_loss(estimator: Estimator, policy: GaussianPolicy) -> InnerLoss:
+def make_inner_loss(estimator: Estimator, policy: Policy) -> InnerLoss:
     """The loss whose gradient adapts a policy, for the estimator named."""
     loss = _LOSSES[estimator]
     return lambda distribution, batch: loss(policy, distribution, batch)
 
 
-def surrogate_loss(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def surrogate_loss(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """TRPO's objective to minimize (Schulman et al. 2015, arXiv:1502.05477, eq. 14): the same ratio as in LVC."""
     return lvc_loss(policy, distribution, batch)
 
 
-def mean_kl(policy: GaussianPolicy, distribution: Params, batch: Rollouts) -> Tensor:
+def mean_kl(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """KL from the policy that drew the batch to ``distribution``, mean over its steps."""
     return (policy.kl(batch.behavior, distribution) * sample_weights(batch)).sum(1)

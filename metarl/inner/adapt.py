@@ -11,7 +11,7 @@ import torch
 from metarl.inner.rules import InnerRule, State
 from metarl.linear import LinearMap
 from metarl.losses import Estimator, InnerLoss
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.trees import detach, gradients, leaves
 from metarl.types import Params, Rollouts
 
@@ -61,7 +61,7 @@ class LocalLoss(NamedTuple):
         )
 
 
-def local_loss(policy: GaussianPolicy, loss: InnerLoss, phi: Params, batch: Rollouts) -> LocalLoss:
+def local_loss(policy: Policy, loss: InnerLoss, phi: Params, batch: Rollouts) -> LocalLoss:
     """Evaluate every task's inner loss around its own ``phi``."""
     distribution = policy.linearize(phi, batch.observations.flatten(1, 2))
     at = leaves(distribution.outputs)
@@ -96,7 +96,7 @@ class Adaptation(NamedTuple):
 class Learner(NamedTuple):
     """How policies adapt, and how much of it is done at once."""
 
-    policy: GaussianPolicy
+    policy: Policy
     rules: Sequence[InnerRule]
     """One per inner step."""
     loss: InnerLoss

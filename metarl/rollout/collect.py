@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Policy
 from metarl.processor import map_groups, single_threaded
 from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
 from metarl.rollout.baseline import discounted_returns, linear_values
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 def collect_batch(
     env: VecEnv,
-    policy: GaussianPolicy,
+    policy: Policy,
     phi: Params,
     *,
     tasks: int,
@@ -95,8 +95,8 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
         log_probs=torch.from_numpy(episodes.log_probs),
         advantages=normalize(advantages, mask),
         behavior={
-            "mean": torch.from_numpy(episodes.means).flatten(1, 2),
-            "log_std": torch.from_numpy(episodes.log_std).unsqueeze(1),
+            **{name: torch.from_numpy(part).flatten(1, 2) for name, part in episodes.distributions.items()},
+            **{name: torch.from_numpy(part).unsqueeze(1) for name, part in episodes.constants.items()},
         },
     )
     return Batch(

@@ -32,6 +32,10 @@ class Scaler(NamedTuple):
         scaled = np.clip((observations - self.mean) / self.deviation, -_BOUND, _BOUND)
         return np.where(np.isfinite(observations), scaled, np.nan)
 
+    def inverse(self, scaled: np.ndarray) -> np.ndarray:
+        """The observations ``[..., O]`` that became ``scaled``, up to clipping."""
+        return np.asarray(scaled * self.deviation + self.mean)
+
 
 def no_statistics(size: int) -> Params:
     """Statistics before the first observation: mean 0 and variance 1, so that nothing is scaled yet."""

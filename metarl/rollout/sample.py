@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.policies import GaussianPolicy
+from metarl.policies.base import Arrays, Policy
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.seeding import Stream, seed_sequence
 from metarl.rollout.stepping import VecEnv
+from metarl.spaces import action_decoder, flatten_batch
 from metarl.types import Params
 
 
@@ -21,16 +21,16 @@ class Episodes(NamedTuple):
     """``[M, E, T, O]``."""
     actions: np.ndarray
     """``[M, E, T, A]``."""
-    means: np.ndarray
-    """``[M, E, T, A]``."""
-    log_std: np.ndarray
-    """``[M, A]``."""
+    distributions: dict[str, np.ndarray]
+    """What the actions were drawn from, the parts that change with the observation, leaves ``[M, E, T, X]``."""
+    constants: Arrays
+    """The parts that do not, leaves ``[M, X]``."""
     rewards: np.ndarray
     """``[M, E, T]``."""
     mask: np.ndarray
     """``[M, E, T]``."""
     log_probs: np.ndarray
-    """``[M, E, T]``; on padding the density of the mean, so that likelihood ratios stay finite."""
+    """``[M, E, T]``; finite on padding too, so that likelihood ratios stay so."""
     diverged: np.ndarray
     """``[M, E]`` bool."""
 
@@ -42,24 +42,27 @@ class EpisodeSeeds(NamedTuple):
     stream: Stream
     path: tuple[int, ...]
     """For example (iteration, inner step)."""
+    first_task: int = 0
+    """Place in the meta-batch of the first of the tasks sampled: a worker process has only some of them."""
 
     def resets(self, tasks: int, episodes: int) -> list[int]:
         """One seed for each episode, task by task."""
-        state = [seed_sequence(self.seed, self.stream, *self.path, task, 0) for task in range(tasks)]
+        places = range(self.first_task, self.first_task + tasks)
+        state = [seed_sequence(self.seed, self.stream, *self.path, task, 0) for task in places]
         return [int(word) for sequence in state for word in sequence.generate_state(episodes)]
 
-    def noise(self, tasks: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard normal float32 numbers ``[M, *shape]``, each task's from a generator of its own."""
-        noise = np.empty((tasks, *shape), dtype=np.float32)
+    def noise(self, policy: Policy, tasks: int, episodes: int, horizon: int) -> np.ndarray:
+        """What actions are made of, float32 ``[M, E, T, A]``, each task's from a generator of its own."""
+        noise = np.empty((tasks, episodes, horizon, policy.action_size), dtype=np.float32)
         for task in range(tasks):
-            rng = np.random.Generator(np.random.SFC64(seed_sequence(self.seed, self.stream, *self.path, task, 1)))
-            rng.standard_normal(out=noise[task], dtype=np.float32)
+            sequence = seed_sequence(self.seed, self.stream, *self.path, self.first_task + task, 1)
+            policy.draw_noise(np.random.Generator(np.random.SFC64(sequence)), noise[task])
         return noise
 
 
 def sample_episodes(
     env: VecEnv,
-    policy: GaussianPolicy,
+    policy: Policy,
     phi: Params,
     *,
     tasks: int,
@@ -79,11 +82,13 @@ def sample_episodes(
         scaler: of the observations, before the policy sees them and they are kept.
     """
     episodes = env.num_envs // tasks
-    means_of, log_std = policy.sampler(phi)
-    deviation = np.exp(log_std)[:, None]
-    noise = seeds.noise(tasks, (episodes, horizon, policy.action_size))
+    sampler = policy.sampler(phi)
+    decode = action_decoder(env.single_action_space, policy.config.bounds)
+    noise = seeds.noise(policy, tasks, episodes, horizon)
     actions = np.zeros_like(noise)
-    means = np.zeros_like(noise)
+    distributions = {
+        name: np.zeros((tasks, episodes, horizon, width), dtype=np.float32) for name, width in sampler.widths.items()
+    }
     observations = np.zeros((tasks, episodes, horizon, policy.observation_size), dtype=np.float32)
     rewards = np.zeros((tasks, episodes, horizon), dtype=np.float32)
     mask = np.zeros_like(rewards)
@@ -92,11 +97,13 @@ def sample_episodes(
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
     seen = reset(seed=seeds.resets(tasks, episodes))[0]
     for step in range(horizon):
-        observations[:, :, step] = (seen if scaler is None else scaler(seen)).reshape(tasks, episodes, -1)
-        mean = means_of(observations[:, :, step])
-        action = mean + deviation * noise[:, :, step]
-        seen, reward, terminated, truncated, info = env.step(action.reshape(env.num_envs, -1))
-        means[:, :, step], actions[:, :, step] = mean, action
+        rows = flatten_batch(env.single_observation_space, seen)
+        observations[:, :, step] = (rows if scaler is None else scaler(rows)).reshape(tasks, episodes, -1)
+        action, distribution = sampler.act(observations[:, :, step], noise[:, :, step])
+        seen, reward, terminated, truncated, info = env.step(decode(action.reshape(env.num_envs, -1)))
+        actions[:, :, step] = action
+        for name, part in distribution.items():
+            distributions[name][:, :, step] = part
         rewards[:, :, step] = reward.reshape(tasks, episodes)
         mask[:, :, step] = running.reshape(tasks, episodes)
         diverged |= info.get("diverged", False)
@@ -108,19 +115,19 @@ def sample_episodes(
     )
     mask[diverged] = 0.0
     if not mask.all():
-        for field in (observations, actions, means, noise):
+        for field in (observations, actions, noise, *distributions.values()):
             field[mask == 0.0] = 0.0
         rewards[mask == 0.0] = 0.0
     return Episodes(
-        observations, actions, means, log_std, rewards, mask, _log_probs(noise, log_std), diverged
-    )  # fmt: skip
-
-
-def _log_probs(noise: np.ndarray, log_std: np.ndarray) -> np.ndarray:
-    """Log density of ``mean + exp(log_std) * noise``, ``[M, E, T]``."""
-    constant = log_std.sum(-1) + np.float32(0.5 * noise.shape[-1] * math.log(2.0 * math.pi))
-    squares = np.einsum("meta,meta->met", noise, noise)
-    return np.asarray(-0.5 * squares - constant[:, None, None], dtype=np.float32)
+        observations=observations,
+        actions=actions,
+        distributions=distributions,
+        constants=sampler.constants,
+        rewards=rewards,
+        mask=mask,
+        log_probs=sampler.log_probs(actions, noise, distributions),
+        diverged=diverged,
+    )
 
 
 def episode_returns(rewards: np.ndarray, diverged: np.ndarray) -> np.ndarray:

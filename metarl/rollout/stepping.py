@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, flatten, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from metarl.spaces import AnySpace
 from metarl.tasks import SupportsVector, Task, TaskFamily
 
 VecEnv = VectorEnv[Any, Any, Any]
+
+
+class EnvironmentFault(RuntimeError):
+    """A family's environment raised an exception, or broke the contract."""
+
+
+def has_vector_form(family: TaskFamily) -> bool:
+    """Whether the family offers ``make_vec``; its simulator may still be missing."""
+    return isinstance(family, SupportsVector)
 
 
 def make_vector_env(family: TaskFamily, tasks: Sequence[Task], episodes: int) -> VecEnv:
@@ -29,53 +41,141 @@ def make_vector_env(family: TaskFamily, tasks: Sequence[Task], episodes: int) ->
 
 
 class SingleEnvs(VecEnv):
-    """The generic path: single Gymnasium environments in this process, frozen once their episode is over."""
+    """The generic path: single Gymnasium environments in this process, frozen once their episode is over.
 
-    def __init__(self, family: TaskFamily, tasks: Sequence[Task], episodes: int) -> None:
+    Observations come flattened. An episode with an observation or reward that is not finite is over and diverged.
+
+    Args:
+        family: makes the environments.
+        tasks: of the environments.
+        episodes: environments of each task.
+        first_task: place of the first task in the meta-batch, for messages.
+        progress: its first number grows with every environment made, reset and stepped.
+
+    Raises:
+        EnvironmentFault: here, in ``reset`` and in ``step``, saying where it happened and why.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        tasks: Sequence[Task],
+        episodes: int,
+        *,
+        first_task: int = 0,
+        progress: MutableSequence[int] | None = None,
+    ) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.envs = [family.make_env(task) for task in tasks for _ in range(episodes)]
-        self.num_envs = len(self.envs)
-        self.single_observation_space = self.envs[0].observation_space
+        self._family, self._tasks, self._episodes, self._first_task = family, tasks, episodes, first_task
+        self._progress: MutableSequence[int] = [0] if progress is None else progress
+        self._steps = 0
+        self.num_envs = len(tasks) * episodes
+        self.envs: list[gymnasium.Env[Any, Any]] = []
+        self._each(range(self.num_envs), lambda index: self.envs.append(self._make(index)), "make_env")
+        self._space = self.envs[0].observation_space
+        self._plain = isinstance(self._space, Box) and len(self._space.shape) == 1
+        self.single_observation_space = flatten_space(self._space)
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._over = np.zeros(self.num_envs, dtype=bool)
+
+    def _make(self, index: int) -> gymnasium.Env[Any, Any]:
+        env: Any = self._family.make_env(self._tasks[index // self._episodes])
+        if not isinstance(env, gymnasium.Env):
+            kind = f"{type(env).__module__}.{type(env).__qualname__}"
+            raise TypeError(
+                f"make_env must return a gymnasium.Env, got {kind}; an environment of the old gym package has to be "
+                "ported, or wrapped by shimmy.GymV21CompatibilityV0 or GymV26CompatibilityV0"
+            )
+        if self.envs:
+            for what in ("observation_space", "action_space"):
+                got, expected = getattr(env, what), getattr(self.envs[0], what)
+                if got != expected:
+                    raise ValueError(f"all tasks must share one {what}, got {got} after {expected}")
+        made: gymnasium.Env[Any, Any] = env
+        return made
+
+    def _each(self, indices: Sequence[int], call: Callable[[int], None], what: str) -> None:
+        """Call for every index; an exception says which environment raised it."""
+        index = 0
+        try:
+            for index in indices:
+                call(index)
+                self._progress[0] += 1
+        except Exception as error:
+            raise self._fault(index, what, error) from error
+
+    def _fault(self, index: int, what: str, error: Exception) -> EnvironmentFault:
+        task, episode = divmod(index, self._episodes)
+        lines = "".join(traceback.format_exception(error)).rstrip()
+        return EnvironmentFault(
+            f"{type(self._family).__name__}, task {self._first_task + task} ({str(self._tasks[task])[:200]}), "
+            f"episode {episode}, {what}: {type(error).__name__}: {error}\n{lines}"
+        )
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start every episode; a sequence of seeds gives each sub-environment its own."""
         seeds = [seed] * self.num_envs if seed is None or isinstance(seed, int) else list(seed)
-        started = [env.reset(seed=each, options=options)[0] for env, each in zip(self.envs, seeds, strict=True)]
-        self._over[:] = False
-        self._observations = np.stack(started)
+        space = self.single_observation_space
+        self._observations = np.zeros((self.num_envs, *(space.shape or ())), dtype=space.dtype)
         self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._truncated = np.zeros(self.num_envs, dtype=bool)
+        self._running = list(range(self.num_envs))
+        self._steps = 0
+
+        def start(index: int) -> None:
+            self._observations[index] = self._row(self.envs[index].reset(seed=seeds[index], options=options)[0])
+
+        self._each(self._running, start, "reset")
         return self._observations.copy(), {}
+
+    def _row(self, observation: Any) -> Any:
+        """One observation, flattened, or ValueError unless it has the shape of its space."""
+        if not self._plain:
+            if isinstance(self._space, Box) and np.shape(observation) != self._space.shape:
+                raise ValueError(_wrong_shape(observation, self._space))
+            return flatten(self._space, observation)
+        if np.shape(observation) != self._space.shape:
+            raise ValueError(_wrong_shape(observation, self._space))
+        return observation
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the episodes that are not over; the others repeat their last observation with reward 0."""
+        envs, seen, row, progress = self.envs, self._observations, self._row, self._progress
         rewards = np.zeros(self.num_envs)
         diverged = np.zeros(self.num_envs, dtype=bool)
-        for index in np.flatnonzero(~self._over):
-            observation, reward, terminated, truncated, info = self.envs[index].step(self._legal(actions[index]))
-            self._observations[index], rewards[index] = observation, reward
-            self._terminated[index], self._truncated[index] = terminated, truncated
-            diverged[index] = info.get("diverged", False)
-        self._over = self._terminated | self._truncated
-        return (
-            self._observations.copy(), rewards, self._terminated.copy(), self._truncated.copy(), {"diverged": diverged}
-        )  # fmt: skip
-
-    def _legal(self, action: np.ndarray) -> np.ndarray:
-        """The action clipped into a bounded box: a Gaussian policy has no bounds, many environments assert theirs."""
-        space = self.single_action_space
-        if isinstance(space, gymnasium.spaces.Box):
-            legal: np.ndarray = np.clip(action, space.low, space.high).astype(space.dtype)
-            return legal
-        return action
+        success = np.full(self.num_envs, np.nan)
+        ended = False
+        index = 0
+        try:  # the loop of every environment written in Python: what it costs beside their own steps is measured
+            for index in self._running:
+                observation, rewards[index], terminated, truncated, info = envs[index].step(actions[index])
+                seen[index] = row(observation)
+                if terminated or truncated:
+                    self._terminated[index], self._truncated[index], ended = terminated, truncated, True
+                if info:
+                    diverged[index] = info.get("diverged", False)
+                    success[index] = info.get("success", np.nan)
+                progress[0] += 1
+        except Exception as error:
+            raise self._fault(index, f"step {self._steps}", error) from error
+        self._steps += 1
+        finite = np.isfinite(rewards) & np.isfinite(seen).all(tuple(range(1, seen.ndim)))
+        if ended or not finite.all():
+            diverged |= ~finite
+            self._truncated |= ~finite
+            over = self._terminated | self._truncated
+            self._running = np.flatnonzero(~over).tolist()
+        info = {"diverged": diverged, "success": success}
+        return seen.copy(), rewards, self._terminated.copy(), self._truncated.copy(), info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
         for env in self.envs:
             env.close()
+
+
+def _wrong_shape(observation: Any, space: AnySpace) -> str:
+    return f"an observation must have the shape {space.shape} of its space, got {np.shape(observation)}"

@@ -17,7 +17,8 @@ from metarl.experiments.bench import IterationBench, RolloutBench, run_iteration
 from metarl.experiments.measure import own_policies, peak_memory, resident_memory, summary
 from metarl.experiments.peers import PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.rollout.stepping import make_vector_env
 from metarl.tasks import UnknownTaskFamily
 

@@ -24,7 +24,7 @@ from metarl.experiments.presets import preset_config
 from metarl.experiments.render import RenderConfig, held_out_tasks, render_run
 from metarl.experiments.runs import RunError
 from metarl.experiments.train import start
-from metarl.policies import PolicyConfig
+from metarl.policies.base import PolicyConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FAMILIES, register

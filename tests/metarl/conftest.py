@@ -13,7 +13,8 @@ from metarl.inner.adapt import Learner, adapt
 from metarl.inner.rules import sgd
 from metarl.losses import Estimator, make_inner_loss, mean_kl, surrogate_loss
 from metarl.mlp_kernels import Activation
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.trees import detach, expand
 from metarl.types import Meta, Params, Rollouts, TaskData
 

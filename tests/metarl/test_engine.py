@@ -19,16 +19,14 @@ from metarl.engine import (
     MetaTrainConfig,
     TrainingStalled,
     TrainState,
-    UnsupportedSpace,
     evaluate,
     initial_state,
     make_learner,
-    make_policy,
     meta_train,
 )
 from metarl.inner.adapt import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
-from metarl.policies import PolicyConfig
+from metarl.policies.base import PolicyConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
@@ -333,31 +331,6 @@ def test_a_tiny_run_learns_to_adapt():
     assert untrained[1] - untrained[0] < 2.5
     assert trained[1] > untrained[1] + 1.0
     assert trained[1] > trained[0] + 2.5
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A family around one environment of Gymnasium's."""
-
-    name: str
-
-    def sample(self, rng: np.random.Generator, count: int) -> list[int]:
-        return [0] * count
-
-    def make_env(self, task: int) -> gymnasium.Env:
-        return gymnasium.make(self.name)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("CartPole-v1", r"actions must be a Box of one dimension, got Discrete\(2\)"),
-        ("FrozenLake-v1", r"observations must be a Box of one dimension, got Discrete\(16\)"),
-    ],
-)
-def test_spaces_without_a_policy_are_refused_by_name(name, message):
-    with pytest.raises(UnsupportedSpace, match=message):
-        make_policy(Foreign(name), 0, PolicyConfig())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from metarl.losses import (
     sample_weights,
     surrogate_loss,
 )
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.trees import leaves
 from metarl.types import Params, Rollouts
 

@@ -24,8 +24,8 @@ def episodes() -> Episodes:
     return Episodes(
         observations=np.zeros((2, 2, 2, 1), dtype=np.float32),
         actions=vectors,
-        means=2.0 * vectors,
-        log_std=np.array([[-1.0], [-2.0]], dtype=np.float32),
+        distributions={"mean": 2.0 * vectors},
+        constants={"log_std": np.array([[-1.0], [-2.0]], dtype=np.float32)},
         rewards=rewards,
         mask=mask,
         log_probs=-vectors[..., 0],

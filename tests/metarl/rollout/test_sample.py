@@ -11,7 +11,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 import metarl.envs
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import SingleEnvs, make_vector_env
@@ -76,7 +77,7 @@ def test_steps_after_termination_are_masked_and_zero():
     """Lengths 2 and 9, horizon 5: the terminal step counts, the ones after it do not."""
     found = sample([Course(2), Course(9)])
     assert_array_equal(found.mask, [[[1, 1, 0, 0, 0]] * 4, [[1, 1, 1, 1, 1]] * 4])
-    for field in ("observations", "actions", "means", "rewards"):
+    for field in ("observations", "actions", "rewards"):
         assert not getattr(found, field)[0, :, 2:].any(), field
         assert getattr(found, field)[1, :, 2:].any(), field
     assert not found.diverged.any()
@@ -100,8 +101,9 @@ def test_actions_are_recorded_as_drawn_and_applied_clipped():
 
 def test_actions_are_mean_plus_deviation_times_noise_of_the_named_seeds():
     found = sample([Course(9), Course(9)])
-    noise = SEEDS.noise(2, (4, 5, 2))
-    assert_allclose(found.actions, found.means + np.exp(found.log_std)[:, None, None] * noise, rtol=1e-6)
+    deviation = np.exp(found.constants["log_std"])[:, None, None]
+    noise = SEEDS.noise(POLICY, tasks=2, episodes=4, horizon=5)
+    assert_allclose(found.actions, found.distributions["mean"] + deviation * noise, rtol=1e-6)
 
 
 def test_log_probabilities_and_means_are_those_of_each_tasks_own_policy():
@@ -113,7 +115,7 @@ def test_log_probabilities_and_means_are_those_of_each_tasks_own_policy():
     counts = found.mask == 1.0
     assert_allclose(found.log_probs[counts], expected[counts], rtol=1e-4, atol=1e-4)
     means = distribution["mean"].view(2, 4, 5, 2).numpy()
-    assert_allclose(found.means[counts], means[counts], rtol=1e-4, atol=1e-5)
+    assert_allclose(found.distributions["mean"][counts], means[counts], rtol=1e-4, atol=1e-5)
     assert float(np.abs(means[0] - means[1]).max()) > 0.1
 
 
@@ -129,23 +131,21 @@ def test_an_episode_that_diverges_is_zero_throughout_and_counted_and_the_others_
     hit[0] = False
     assert 0 < hit.sum() < 4
     assert_array_equal(found.diverged, hit)
-    for field in ("observations", "actions", "means", "rewards", "mask"):
+    for field in ("observations", "actions", "rewards", "mask"):
         got, expected = getattr(found, field), getattr(healthy, field)
         assert not got[hit].any(), field
         assert_array_equal(got[~hit], expected[~hit], err_msg=field)
 
 
-def test_a_tasks_episodes_do_not_depend_on_the_other_tasks():
-    together, alone = sample([Course(4), Course(9, "reward")]), sample([Course(4)])
-    for field in Episodes._fields:
-        assert_array_equal(getattr(together, field)[:1], getattr(alone, field), err_msg=field)
+def test_a_tasks_episodes_do_not_depend_on_the_other_tasks(assert_same):
+    assert_same(sample([Course(4), Course(9, "reward")]), sample([Course(4)]), slice(1))
 
 
 def test_a_longer_horizon_only_adds_steps_to_the_observations():
     """The first observation and action mean of every episode stay the same."""
     short, long = sample([Course(9)], horizon=2), sample([Course(9)], horizon=5)
     assert_array_equal(short.observations[:, :, 0], long.observations[:, :, 0])
-    assert_array_equal(short.means[:, :, 0], long.means[:, :, 0])
+    assert_array_equal(short.distributions["mean"][:, :, 0], long.distributions["mean"][:, :, 0])
 
 
 def test_mean_returns_leave_out_episodes_that_diverged():
@@ -155,7 +155,7 @@ def test_mean_returns_leave_out_episodes_that_diverged():
     assert_array_equal(episode_returns(rewards, diverged), [3.0, 4.0, np.nan])
 
 
-def test_rollouts_are_the_same_for_any_number_of_simulation_threads():
+def test_rollouts_are_the_same_for_any_number_of_simulation_threads(assert_same):
     found = []
     for threads in (1, 2):
         family: Any = metarl.make_family("half-cheetah-vel", threads=threads)
@@ -165,8 +165,7 @@ def test_rollouts_are_the_same_for_any_number_of_simulation_threads():
         phi = expand(policy.init(torch.Generator().manual_seed(0)), 3)
         found.append(sample_episodes(env, policy, phi, tasks=3, horizon=10, seeds=SEEDS))
         env.close()
-    for field in Episodes._fields:
-        assert_array_equal(getattr(found[0], field), getattr(found[1], field), err_msg=field)
+    assert_same(*found)
 
 
 def test_a_control_that_is_not_a_number_diverges_in_mujoco_and_is_masked():

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, seed_sequence, torch_generator
 
+POLICY = GaussianPolicy(3, 2, PolicyConfig())
 PATHS = st.lists(st.integers(0, 1000), max_size=4).map(tuple)
 
 
@@ -60,23 +63,30 @@ def test_generators_repeat_and_do_not_touch_the_global_ones():
 def test_a_tasks_numbers_do_not_depend_on_how_many_tasks_there_are():
     seeds = EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, (4, 0))
     assert seeds.resets(5, 3)[:6] == seeds.resets(2, 3)
-    np.testing.assert_array_equal(seeds.noise(5, (3, 4, 2))[:2], seeds.noise(2, (3, 4, 2)))
+    np.testing.assert_array_equal(seeds.noise(POLICY, 5, 3, 4)[:2], seeds.noise(POLICY, 2, 3, 4))
 
 
 def test_every_episode_has_its_own_reset_and_noise():
     seeds = EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, (4, 0))
     assert len(set(seeds.resets(5, 20))) == 100
-    assert len(np.unique(seeds.noise(5, (20, 10, 2)))) > 1990  # float32 numbers may meet by chance
+    assert len(np.unique(seeds.noise(POLICY, 5, 20, 10))) > 1990  # float32 numbers may meet by chance
 
 
 def test_every_step_of_every_iteration_has_its_own_numbers():
     batches = [EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, (iteration, step)) for iteration in (0, 1) for step in (0, 1)]
     assert len({tuple(batch.resets(2, 2)) for batch in batches}) == 4
-    assert len({batch.noise(1, (1, 2)).tobytes() for batch in batches}) == 4
+    assert len({batch.noise(POLICY, 1, 1, 1).tobytes() for batch in batches}) == 4
 
 
 def test_noise_is_standard_normal():
-    noise = EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, ()).noise(4, (50, 100, 2))
+    noise = EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, ()).noise(POLICY, 4, 50, 100)
     assert noise.dtype == np.float32
     assert abs(float(noise.mean())) < 0.02
     assert abs(float(noise.std()) - 1.0) < 0.02
+
+
+def test_a_worker_that_has_only_the_later_tasks_draws_their_numbers():
+    seeds = EpisodeSeeds(1, Stream.TRAIN_ROLLOUTS, (3, 0))
+    later = seeds._replace(first_task=2)
+    np.testing.assert_array_equal(seeds.noise(POLICY, 5, 3, 4)[2:], later.noise(POLICY, 3, 3, 4))
+    assert seeds.resets(5, 3)[6:] == later.resets(3, 3)

@@ -12,7 +12,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
 
 from metarl.linear import AutogradMap
-from metarl.policies import GaussianPolicy, PolicyConfig
+from metarl.policies.base import PolicyConfig
+from metarl.policies.gaussian import GaussianPolicy
 from metarl.types import Params
 
 TASKS, ROWS, ACTIONS = 2, 5, 3
@@ -49,7 +50,7 @@ def test_kl_equals_torchs_and_is_zero_from_a_policy_to_itself():
 
 
 def test_entropy_equals_torchs():
-    assert_close(POLICY.entropy(distribution()), as_torch(distribution()).entropy()[:, 0])
+    assert_close(POLICY.entropy(distribution()), as_torch(distribution()).entropy()[:, :1])
 
 
 def test_fisher_metric_is_the_hessian_of_the_weighted_kl():
@@ -71,7 +72,7 @@ def test_the_deviation_has_a_floor_in_learning_and_in_sampling(log_std, used):
     learned = POLICY.distribution(phi, normal(TASKS, ROWS, 2))
     assert learned["log_std"].shape == (TASKS, 1, ACTIONS)
     assert_close(learned["log_std"], torch.full_like(learned["log_std"], used))
-    np.testing.assert_allclose(POLICY.sampler(phi)[1], np.full((TASKS, ACTIONS), used))
+    np.testing.assert_allclose(POLICY.sampler(phi).constants["log_std"], np.full((TASKS, ACTIONS), used))
 
 
 @pytest.mark.parametrize("log_std", [0.0, -2.0], ids=["free", "at_the_floor"])
@@ -109,8 +110,8 @@ def test_a_deviation_below_its_floor_does_not_move():
 
 def test_the_sampler_gives_the_means_of_the_distribution():
     phi, observations = parameters(0.0), normal(TASKS, ROWS, 2)
-    means, _ = POLICY.sampler(phi)
-    assert_close(torch.from_numpy(means(observations.numpy())), POLICY.distribution(phi, observations)["mean"])
+    means = POLICY.sampler(phi).means(observations.numpy())
+    assert_close(torch.from_numpy(means), POLICY.distribution(phi, observations)["mean"])
 
 
 def test_initial_parameters_have_the_sizes_of_spaces_and_config():

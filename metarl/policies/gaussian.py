@@ -1,11 +1,10 @@
-"""Policies: parameters to action distributions, over an explicit task axis."""
+"""Real actions: independent normal distributions around a perceptron of the observation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
@@ -13,45 +12,12 @@ from torch import Tensor
 
 from metarl.linear import AutogradMap, LinearMap
 from metarl.mlp_kernels import Activation
-from metarl.nets import Initialization, MlpMap, mlp, mlp_init, mlp_numpy
+from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy
+from metarl.policies.base import Arrays, PolicyConfig
 from metarl.trees import to_numpy
 from metarl.types import Params
 
 _LOG_TWO_PI = math.log(2.0 * math.pi)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """A Gaussian multilayer perceptron with a learned, state-independent log standard deviation."""
-
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
-    activation: Activation = "tanh"
-    """Nonlinearity of the hidden layers."""
-    initialization: Initialization = "xavier"
-    """Of the weights: xavier with biases 0, or fan-in, as torch.nn.Linear."""
-    initial_log_std: float = 0.0
-    """Log standard deviation that training starts from, in units of the action."""
-    min_log_std: float = -3.0
-    """Floor under the log standard deviation, in units of the action."""
-    last_layer_scale: float = 1.0
-    """Factor on the initial weights of the last layer: 0.1 starts near zero actions."""
-
-    def __post_init__(self) -> None:
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}; try (64, 64)")
-        if not self.initial_log_std >= self.min_log_std:
-            raise ValueError(
-                f"initial_log_std must be at least min_log_std = {self.min_log_std}, got {self.initial_log_std}; "
-                "raise the one or lower the other"
-            )
-        if not (math.isfinite(self.last_layer_scale) and math.isfinite(self.initial_log_std)):
-            raise ValueError(
-                f"last_layer_scale and initial_log_std must be finite, got {self.last_layer_scale} and "
-                f"{self.initial_log_std}"
-            )
 
 
 @dataclass(frozen=True)
@@ -102,13 +68,7 @@ class GaussianPolicy:
         return (log_ratio + 0.5 * (torch.exp(-2.0 * log_ratio) + square) - 0.5).sum(-1)
 
     def fisher(self, distribution: Params, tangent: Params, weights: Tensor) -> Params:
-        """The Fisher metric applied to a change of the distribution: the Hessian of the weighted KL at equality.
-
-        Args:
-            distribution: where the metric is taken.
-            tangent: change of mean and log standard deviation, shaped like ``distribution``.
-            weights: weight of each sample, ``[M, N]``.
-        """
+        """See ``Policy.fisher``."""
         precision = torch.exp(-2.0 * distribution["log_std"])
         return {
             "mean": tangent["mean"] * precision * weights.unsqueeze(-1),
@@ -116,19 +76,43 @@ class GaussianPolicy:
         }
 
     def entropy(self, distribution: Params) -> Tensor:
-        """Differential entropy ``[M]`` in nats."""
-        return (distribution["log_std"] + 0.5 * (1.0 + _LOG_TWO_PI)).sum(-1).squeeze(1)
+        """Differential entropy ``[M, 1]`` in nats."""
+        return (distribution["log_std"] + 0.5 * (1.0 + _LOG_TWO_PI)).sum(-1)
 
-    def sampler(self, phi: Params) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-        """For rollouts: a function from observations ``[M, E, O]`` to means ``[M, E, A]``, and ``log_std [M, A]``."""
+    def draw_noise(self, rng: np.random.Generator, out: np.ndarray) -> None:
+        """Standard normal numbers."""
+        rng.standard_normal(out=out, dtype=np.float32)
+
+    def sampler(self, phi: Params) -> GaussianSampler:
+        """The policy at ``phi``, for rollouts."""
         arrays = to_numpy(phi)
         log_std = np.maximum(arrays.pop("log_std"), np.float32(self.config.min_log_std))
-        activation = self.config.activation
+        return GaussianSampler(arrays, log_std, self.config.activation)
 
-        def means(observations: np.ndarray) -> np.ndarray:
-            return mlp_numpy(arrays, observations, activation)
 
-        return means, log_std
+class GaussianSampler:
+    """``GaussianPolicy`` at fixed parameters."""
+
+    def __init__(self, weights: dict[str, np.ndarray], log_std: np.ndarray, activation: Activation) -> None:
+        self._weights, self._activation = weights, activation
+        self._deviation = np.exp(log_std)[:, None]
+        self.widths = {"mean": log_std.shape[-1]}
+        self.constants = {"log_std": log_std}
+
+    def means(self, observations: np.ndarray) -> np.ndarray:
+        """Actions without noise ``[M, E, A]``."""
+        return mlp_numpy(self._weights, observations, self._activation)
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """See ``Sampler.act``."""
+        mean = self.means(observations)
+        return mean + self._deviation * noise, {"mean": mean}
+
+    def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:
+        """Of ``mean + exp(log_std) * noise``."""
+        constant = self.constants["log_std"].sum(-1) + np.float32(0.5 * noise.shape[-1] * _LOG_TWO_PI)
+        squares = np.einsum("meta,meta->met", noise, noise)
+        return np.asarray(-0.5 * squares - constant[:, None, None], dtype=np.float32)
 
 
 class _GaussianMap:

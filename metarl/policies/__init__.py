@@ -1,0 +1,1 @@
+"""Policies: parameters to action distributions, over an explicit task axis."""
