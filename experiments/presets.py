@@ -53,6 +53,15 @@ def _promp(horizon: int) -> Callable[[], MetaTrainConfig]:
     )
 
 
+def _cheetah_dir() -> MetaTrainConfig:
+    return MetaTrainConfig(
+        rollout=RolloutConfig(normalize_observations=True),
+        outer=TrustRegionConfig(max_kl=0.03),
+        meta_batch_size=20,
+        iterations=120,
+    )
+
+
 def _ant() -> MetaTrainConfig:
     return MetaTrainConfig(
         policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
@@ -86,12 +95,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": Preset(
             summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64, KL 0.03, 20 tasks, 120 iterations",
             family={"frame_skip": 1, "balanced": True},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=120),
+            train=_cheetah_dir,
         ),
         "quick": Preset(
             summary="the default stopped after two minutes: enough to see it adapt",
             family={"frame_skip": 1, "balanced": True},
-            train=lambda: MetaTrainConfig(outer=TrustRegionConfig(max_kl=0.03), meta_batch_size=20, iterations=120),
+            train=_cheetah_dir,
             minutes=2.0,
         ),
         "maml": Preset(
@@ -110,8 +119,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
             summary="frame_skip 5, H 100, goals U[0, 2] m/s, tanh 64-64, 100 iterations",
             family={},
             train=lambda: MetaTrainConfig(
-                policy=PolicyConfig(initial_log_std=-1.0, last_layer_scale=0.1),
-                rollout=RolloutConfig(horizon=100),
+                policy=PolicyConfig(initial_log_std=-1.0, min_log_std=-2.0, last_layer_scale=0.1),
+                rollout=RolloutConfig(horizon=100, normalize_observations=True),
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.05),
                 meta_batch_size=20,
