@@ -9,8 +9,11 @@ if __name__ != "metarl.envs":
 import gymnasium
 
 from metarl.envs.ant import AntDir, AntDirEnv, AntVel, AntVelEnv
+from metarl.envs.bandit import Bandit, BanditEnv
+from metarl.envs.cartpole import CartPole, CartPoleTaskEnv
 from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
+from metarl.envs.tabular_mdp import TabularMDP, TabularMDPEnv
 
 HORIZONS = {
     "metarl/Navigation2D-v0": ("metarl.envs.navigation:Navigation2DEnv", 100),
@@ -18,8 +21,12 @@ HORIZONS = {
     "metarl/HalfCheetahDir-v0": ("metarl.envs.half_cheetah:HalfCheetahDirEnv", 200),
     "metarl/AntVel-v0": ("metarl.envs.ant:AntVelEnv", 200),
     "metarl/AntDir-v0": ("metarl.envs.ant:AntDirEnv", 200),
+    "metarl/Bandit-v0": ("metarl.envs.bandit:BanditEnv", 10),
+    "metarl/TabularMDP-v0": ("metarl.envs.tabular_mdp:TabularMDPEnv", 10),
+    "metarl/CartPole-v0": ("metarl.envs.cartpole:CartPoleTaskEnv", 200),
 }
-"""Class and horizon in control steps of each Gymnasium id (Finn et al. 2017, arXiv:1703.03400, app. A.2)."""
+"""Class and horizon in control steps of each Gymnasium id (Finn et al. 2017, arXiv:1703.03400, app. A.2; bandits and
+tabular MDPs: Duan et al. 2016, arXiv:1611.02779; cart-pole: Gymnasium's CartPole-v0)."""
 
 for _id, (_entry_point, _horizon) in HORIZONS.items():
     gymnasium.register(id=_id, entry_point=_entry_point, max_episode_steps=_horizon)
@@ -29,6 +36,10 @@ __all__ = [
     "AntDirEnv",
     "AntVel",
     "AntVelEnv",
+    "Bandit",
+    "BanditEnv",
+    "CartPole",
+    "CartPoleTaskEnv",
     "HORIZONS",
     "HalfCheetahDir",
     "HalfCheetahDirEnv",
@@ -36,4 +47,6 @@ __all__ = [
     "HalfCheetahVelEnv",
     "Navigation2D",
     "Navigation2DEnv",
+    "TabularMDP",
+    "TabularMDPEnv",
 ]

@@ -39,6 +39,33 @@ def check_count(name: str, value: int, at_least: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {at_least}; got {value!r}")
 
 
+def check_positive(name: str, value: float, unit: str) -> None:
+    """Raise ValueError unless ``value`` (in ``unit``) is finite and above 0."""
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError(f"{name} must be finite and positive ({unit}); got {value!r}")
+
+
+def check_probabilities(meaning: str, values: FloatArray) -> None:
+    """Raise ValueError unless every number of ``values`` ``[M, ...]`` lies in [0, 1]."""
+    wrong = (values < 0.0) | (values > 1.0)
+    if wrong.any():
+        raise ValueError(
+            f"{meaning} must lie in [0, 1]; got {values[wrong][0].item()!r} for task {np.argwhere(wrong)[0, 0]}"
+        )
+
+
+def check_distributions(meaning: str, values: FloatArray) -> None:
+    """Raise ValueError unless ``values`` ``[M, ..., K]`` are distributions over K: in [0, 1], each row's sum 1."""
+    check_probabilities(meaning, values)
+    sums = values.sum(axis=-1)
+    wrong = np.abs(sums - 1.0) > 1e-6
+    if wrong.any():
+        raise ValueError(
+            f"{meaning} must sum to 1 within 1e-6; got the sum {sums[wrong][0].item()!r} "
+            f"for task {np.argwhere(wrong)[0, 0]}; divide each row by its sum"
+        )
+
+
 def task_rows(tasks: Any, size: int, meaning: str) -> FloatArray:
     """``tasks`` as a float64 array ``[M, size]``.
 
@@ -89,6 +116,17 @@ def check_actions(actions: NDArray[Any], shape: tuple[int, ...]) -> FloatArray:
     if array.shape != shape:
         raise ValueError(f"actions must have shape {shape}; got shape {array.shape}")
     return array
+
+
+def check_indices(actions: Any, shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Discrete ``actions`` as integers, or ValueError unless they have ``shape`` and lie in 0, ..., ``count`` - 1."""
+    array = np.asarray(actions)
+    if array.shape != shape or array.dtype.kind not in "iu":
+        raise ValueError(f"actions must be integers of shape {shape}; got {array.dtype} of shape {array.shape}")
+    wrong = (array < 0) | (array >= count)
+    if wrong.any():
+        raise ValueError(f"actions must lie in 0 to {count - 1}; got {array[wrong][0].item()}")
+    return array.astype(np.int64)
 
 
 def bad_rows(array: FloatArray) -> BoolArray:

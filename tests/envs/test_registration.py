@@ -16,10 +16,12 @@ import metarl
 import metarl.envs
 from metarl.tasks import FAMILIES, SupportsVector, TaskFamily
 
-NAMES = ["navigation-2d", "half-cheetah-vel", "half-cheetah-dir", "ant-vel", "ant-dir"]
+VECTORIZED = ["navigation-2d", "half-cheetah-vel", "half-cheetah-dir", "ant-vel", "ant-dir", "bandit", "tabular-mdp"]
+NAMES = [*VECTORIZED, "cartpole"]
+QUIET = [env_id for env_id in metarl.envs.HORIZONS if env_id != "metarl/CartPole-v0"]  # see test_cartpole.py
 
 
-@pytest.mark.parametrize("env_id", metarl.envs.HORIZONS)
+@pytest.mark.parametrize("env_id", QUIET)
 def test_every_registered_environment_passes_gymnasiums_checks_without_a_warning(env_id):
     env = gymnasium.make(env_id, disable_env_checker=True).unwrapped
     check_env(env)
@@ -34,6 +36,9 @@ def test_every_registered_environment_passes_gymnasiums_checks_without_a_warning
         ("metarl/HalfCheetahDir-v0", {"direction": -1}, 200),
         ("metarl/AntVel-v0", {"velocity": 0.5, "observation_size": 111}, 200),
         ("metarl/AntDir-v0", {"direction": 2.0, "directions": "circle", "costs": "promp"}, 200),
+        ("metarl/Bandit-v0", {"probabilities": (0.2, 0.8)}, 10),
+        ("metarl/TabularMDP-v0", {"states": 3, "actions": 2}, 10),
+        ("metarl/CartPole-v0", {"gravity": 5.0, "half_length": 1.0}, 200),
     ],
 )
 def test_registered_environments_take_task_and_variant_and_know_the_papers_horizon(env_id, options, horizon):
@@ -49,15 +54,24 @@ def test_registered_environments_take_task_and_variant_and_know_the_papers_horiz
 def test_every_family_is_found_by_name_and_fulfils_the_contract(name):
     family: Any = metarl.make_family(name)
     assert isinstance(family, TaskFamily)
-    assert isinstance(family, SupportsVector)
     assert hash(family) == hash(metarl.make_family(name))
+    tasks = family.sample(np.random.default_rng(0), 3)
+    env = family.make_env(tasks[0])
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert isinstance(family.describe(tasks[0]), str)
+    env.close()
+
+
+@pytest.mark.parametrize("name", VECTORIZED)
+def test_vector_environments_have_the_single_ones_spaces(name):
+    family: Any = metarl.make_family(name)
+    assert isinstance(family, SupportsVector)
     tasks = family.sample(np.random.default_rng(0), 3)
     env, many = family.make_env(tasks[0]), family.make_vec(tasks, 2)
     assert many.num_envs == 6
     assert many.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     assert many.single_observation_space == env.observation_space
     assert many.single_action_space == env.action_space
-    assert isinstance(family.describe(tasks[0]), str)
     env.close()
     many.close()
 
