@@ -9,11 +9,14 @@ if __name__ != "metarl.envs":
 import gymnasium
 
 from metarl.envs.ant import AntDir, AntDirEnv, AntVel, AntVelEnv
+from metarl.envs.ant_goal import AntGoal, AntGoalEnv
 from metarl.envs.bandit import Bandit, BanditEnv
 from metarl.envs.cartpole import CartPole, CartPoleTaskEnv
 from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
+from metarl.envs.humanoid import HumanoidDir, HumanoidDirEnv
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
 from metarl.envs.tabular_mdp import TabularMDP, TabularMDPEnv
+from metarl.envs.walkers import HopperRandParams, HopperRandParamsEnv, Walker2dRandParams, Walker2dRandParamsEnv
 
 HORIZONS = {
     "metarl/Navigation2D-v0": ("metarl.envs.navigation:Navigation2DEnv", 100),
@@ -24,9 +27,16 @@ HORIZONS = {
     "metarl/Bandit-v0": ("metarl.envs.bandit:BanditEnv", 10),
     "metarl/TabularMDP-v0": ("metarl.envs.tabular_mdp:TabularMDPEnv", 10),
     "metarl/CartPole-v0": ("metarl.envs.cartpole:CartPoleTaskEnv", 200),
+    "metarl/AntGoal-v0": ("metarl.envs.ant_goal:AntGoalEnv", 200),
+    "metarl/HumanoidDir-v0": ("metarl.envs.humanoid:HumanoidDirEnv", 200),
+    "metarl/Walker2dRandParams-v0": ("metarl.envs.walkers:Walker2dRandParamsEnv", 200),
+    "metarl/HopperRandParams-v0": ("metarl.envs.walkers:HopperRandParamsEnv", 200),
 }
-"""Class and horizon in control steps of each Gymnasium id (Finn et al. 2017, arXiv:1703.03400, app. A.2; bandits and
-tabular MDPs: Duan et al. 2016, arXiv:1611.02779; cart-pole: Gymnasium's CartPole-v0)."""
+"""Class and horizon in control steps of each Gymnasium id.
+
+Finn et al. 2017, arXiv:1703.03400, app. A.2; bandits and tabular MDPs Duan et al. 2016, arXiv:1611.02779; humanoid,
+walker and hopper as in PEARL's code (arXiv:1903.08254); cart-pole Gymnasium's CartPole-v0.
+"""
 
 for _id, (_entry_point, _horizon) in HORIZONS.items():
     gymnasium.register(id=_id, entry_point=_entry_point, max_episode_steps=_horizon)
@@ -34,6 +44,8 @@ for _id, (_entry_point, _horizon) in HORIZONS.items():
 __all__ = [
     "AntDir",
     "AntDirEnv",
+    "AntGoal",
+    "AntGoalEnv",
     "AntVel",
     "AntVelEnv",
     "Bandit",
@@ -45,8 +57,14 @@ __all__ = [
     "HalfCheetahDirEnv",
     "HalfCheetahVel",
     "HalfCheetahVelEnv",
+    "HopperRandParams",
+    "HopperRandParamsEnv",
+    "HumanoidDir",
+    "HumanoidDirEnv",
     "Navigation2D",
     "Navigation2DEnv",
     "TabularMDP",
     "TabularMDPEnv",
+    "Walker2dRandParams",
+    "Walker2dRandParamsEnv",
 ]

@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from metarl.envs.ant_body import (
-    Costs,
-    Directions,
-    FrameSkip,
-    ObservationSize,
-    ant_body,
-    direction_body,
-    direction_rows,
-    velocity_reward,
-)
+from metarl.envs.ant_body import Costs, FrameSkip, ObservationSize, ant_body, direction_body, velocity_reward
 from metarl.envs.body import Body
-from metarl.envs.checks import FloatArray, Tasks, check_count, check_range, draw_signs, task_rows
+from metarl.envs.checks import FloatArray, Tasks, check_count, check_range, task_rows
+from metarl.envs.directions import (
+    Directions,
+    check_directions,
+    describe_direction,
+    direction_rows,
+    draw_directions,
+)
 from metarl.envs.locomotion import LocomotionEnv
 from metarl.envs.locomotion_vector import LocomotionVectorEnv, make_locomotion_vec
 from metarl.tasks import register
@@ -189,16 +187,13 @@ class AntDir:
 
     def __post_init__(self) -> None:
         check_count("threads", self.threads, 0)
-        if self.balanced and self.directions == "circle":
-            raise ValueError("balanced needs two directions; with directions 'circle' leave it false")
+        check_directions(self.directions, balanced=self.balanced)
         self.body()
 
     def sample(self, rng: np.random.Generator, count: int) -> Tasks:
         """Directions ``[count, 1]``; unless balanced they are independent."""
         check_count("count", count, 1)
-        if self.directions == "circle":
-            return rng.uniform(0.0, 2.0 * np.pi, size=(count, 1))
-        return draw_signs(rng, count, balanced=self.balanced)
+        return draw_directions(rng, count, self.directions, balanced=self.balanced)
 
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> AntDirEnv:
         """The environment of one task ``[1]``."""
@@ -217,9 +212,7 @@ class AntDir:
 
     def describe(self, task: FloatArray) -> str:
         """The task in words."""
-        if self.directions == "circle":
-            return f"direction {np.degrees(task[0]):.0f} degrees"
-        return "direction forward" if task[0] > 0 else "direction backward"
+        return describe_direction(task, self.directions)
 
     def body(self) -> Body:
         """Model, observation, reward and termination of the chosen variant."""

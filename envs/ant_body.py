@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from metarl.envs.body import Body, State, Transition, load_model, sum_of_squares
-from metarl.envs.checks import BoolArray, FloatArray, bad_rows, check_choice, check_signs, task_rows
+from metarl.envs.checks import BoolArray, FloatArray, bad_rows, check_choice
+from metarl.envs.directions import Directions, velocity_along
 
 FrameSkip = Literal[1, 2, 5]
 ObservationSize = Literal[27, 111]
-Directions = Literal["forward-backward", "circle"]
 Costs = Literal["maml", "promp"]
 
 CONTROL_COST = {"maml": 0.005, "promp": 0.5}
@@ -67,12 +67,7 @@ def velocity_reward(step: Transition) -> FloatArray:
 
 def direction_reward(step: Transition, *, directions: Directions, costs: Costs) -> FloatArray:
     """Velocity in the task's direction, plus ``upkeep``."""
-    velocity = ground_velocity(step)
-    if directions == "forward-backward":
-        along = step.tasks[:, 0] * velocity[:, 0]
-    else:
-        angle = step.tasks[:, 0]
-        along = np.cos(angle) * velocity[:, 0] + np.sin(angle) * velocity[:, 1]
+    along = velocity_along(ground_velocity(step), step.tasks, directions)
     reward: FloatArray = along + upkeep(step, costs)
     return reward
 
@@ -109,12 +104,3 @@ def direction_body(
     check_choice("costs", costs, ("maml", "promp"))
     reward = functools.partial(direction_reward, directions=directions, costs=costs)
     return ant_body(reward, frame_skip, observation_size)
-
-
-def direction_rows(tasks: Any, directions: Directions) -> FloatArray:
-    """``tasks`` as directions ``[M, 1]``; ValueError unless they suit the choice of ``directions``."""
-    if directions == "circle":
-        return task_rows(tasks, 1, "the angle of the direction in rad")
-    rows = task_rows(tasks, 1, "the direction, 1 or -1")
-    check_signs(rows)
-    return rows

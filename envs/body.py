@@ -82,6 +82,16 @@ def gymnasium_noise(model: Any, rng: np.random.Generator) -> tuple[FloatArray, F
     return qpos, qvel
 
 
+def uniform_noise(model: Any, rng: np.random.Generator, *, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Initial ``qpos`` and ``qvel`` of Hopper-v5, Walker2d-v5 (``scale`` 0.005) and Humanoid-v5 (0.01).
+
+    The model's rest pose plus U[-scale, scale] on every position and velocity, drawn in Gymnasium's order.
+    """
+    qpos = model.qpos0 + rng.uniform(low=-scale, high=scale, size=model.nq)
+    qvel = rng.uniform(low=-scale, high=scale, size=model.nv)
+    return qpos, qvel
+
+
 def sum_of_squares(array: FloatArray) -> FloatArray:
     """Of each row of ``[N, K]``, ``[N]``."""
     total: FloatArray = np.einsum("nk,nk->n", array, array)

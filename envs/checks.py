@@ -66,6 +66,12 @@ def check_distributions(meaning: str, values: FloatArray) -> None:
         )
 
 
+def check_at_least(name: str, value: float, low: float) -> None:
+    """Raise ValueError unless ``value`` is finite and not below ``low``."""
+    if not (math.isfinite(value) and value >= low):
+        raise ValueError(f"{name} must be finite and at least {low:g}; got {value!r}")
+
+
 def task_rows(tasks: Any, size: int, meaning: str) -> FloatArray:
     """``tasks`` as a float64 array ``[M, size]``.
 

@@ -25,6 +25,10 @@ GYMNASIUM_BODIES = {
     "half-cheetah-dir": "HalfCheetah-v5",
     "ant-vel": "Ant-v5",
     "ant-dir": "Ant-v5",
+    "ant-goal": "Ant-v5",
+    "humanoid-dir": "Humanoid-v5",
+    "walker2d-rand-params": "Walker2d-v5",
+    "hopper-rand-params": "Hopper-v5",
 }
 """Gymnasium's own environment of the same body; the rewards differ, which costs nothing worth measuring."""
 

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from metarl.envs import AntDir, AntVel, HalfCheetahDir, HalfCheetahVel, Navigation2D
+from metarl.envs import (
+    AntDir,
+    AntGoal,
+    AntVel,
+    HalfCheetahDir,
+    HalfCheetahVel,
+    HopperRandParams,
+    HumanoidDir,
+    Navigation2D,
+    Walker2dRandParams,
+)
 from metarl.envs import locomotion_vector as vector
 from metarl.envs.body import Body, gymnasium_noise, load_model
 from metarl.envs.locomotion import LocomotionEnv
@@ -23,6 +33,22 @@ EVERY = [
     *(AntVel(frame_skip=skip, observation_size=size) for skip in (1, 5) for size in (27, 111)),
     AntDir(frame_skip=2),
     AntDir(directions="circle", costs="promp", observation_size=111),
+    AntGoal(),
+    AntGoal(variant="promp", observation_size=113),
+    HumanoidDir(),
+    HumanoidDir(directions="forward-backward", observation_size=45),
+    Walker2dRandParams(),
+    HopperRandParams(),
+    Navigation2D(),
+]
+
+ONE_OF_EACH = [
+    HalfCheetahVel(),
+    AntVel(),
+    AntGoal(),
+    HumanoidDir(),
+    Walker2dRandParams(),
+    HopperRandParams(),
     Navigation2D(),
 ]
 
@@ -105,9 +131,7 @@ def test_a_step_after_every_row_is_over_changes_nothing():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    "family", [HalfCheetahVel(), AntVel(), Navigation2D()], ids=lambda family: type(family).__name__
-)
+@pytest.mark.parametrize("family", ONE_OF_EACH, ids=lambda family: type(family).__name__)
 def test_an_action_that_is_not_finite_truncates_its_row_only(family: Any, bad: float):
     tasks = family.sample(np.random.default_rng(0), 1)
     single, many = family.make_env(tasks[0]), family.make_vec(tasks, 3)
@@ -142,14 +166,19 @@ def broken(body: Body, *, qpos: float | None = None, qvel: float | None = None) 
 
 
 @pytest.mark.parametrize("state", [{"qpos": np.nan}, {"qpos": 1e11}, {"qvel": np.inf}], ids=str)
-@pytest.mark.parametrize("family", [HalfCheetahVel(), AntVel(observation_size=111)], ids=["cheetah", "ant"])
+@pytest.mark.parametrize(
+    "family",
+    [HalfCheetahVel(), AntVel(observation_size=111), AntGoal(variant="promp"), HumanoidDir(), Walker2dRandParams()],
+    ids=lambda family: type(family).__name__,
+)
 def test_a_diverged_simulation_is_truncated_and_flagged_not_reset_in_silence(
     family: Any, state: Any, tmp_path: Path, monkeypatch: Any, capfd: Any
 ):
     monkeypatch.chdir(tmp_path)
     body = broken(family.body(), **state)
-    many = LocomotionVectorEnv(body, np.ones((3, 1)), threads=2)
-    single = LocomotionEnv(body, np.ones(1))
+    task = family.sample(np.random.default_rng(0), 1)
+    many = LocomotionVectorEnv(body, np.repeat(task, 3, axis=0), threads=2)
+    single = LocomotionEnv(body, task[0])
     many.reset(seed=[0, 1, 2])
     single.reset(seed=1)
     for _ in range(3):
@@ -257,14 +286,16 @@ def test_two_vector_environments_do_not_disturb_each_other():
     assert_array_equal(one.step(np.ones((2, 6)))[0], expected[1])
 
 
-def test_without_mujoco_batch_make_vec_says_so_and_single_environments_work(monkeypatch):
+@pytest.mark.parametrize("family", ONE_OF_EACH[:-1], ids=lambda family: type(family).__name__)
+def test_without_mujoco_batch_make_vec_says_so_and_single_environments_work(family: Any, monkeypatch: Any):
     monkeypatch.setattr(vector, "Batch", None)
     assert not vector.batch_available()
+    tasks = family.sample(np.random.default_rng(0), 1)
     with pytest.raises(NotImplementedError, match=r"mujoco.batch of MuJoCo 4.0.*use make_env"):
-        HalfCheetahVel().make_vec(np.ones((1, 1)), 1)
-    env = HalfCheetahVel().make_env(np.ones(1))
+        family.make_vec(tasks, 1)
+    env = family.make_env(tasks[0])
     env.reset(seed=0)
-    env.step(np.zeros(6))
+    env.step(np.zeros(env.action_space.shape))
 
 
 def test_loading_a_model_writes_no_log_file_and_keeps_the_mass(tmp_path: Path, monkeypatch: Any, capfd: Any):
@@ -294,7 +325,14 @@ def test_memory_stays_flat_over_many_vector_environments():
     assert resident() - before < 5.0
 
 
-@pytest.mark.parametrize("family", [HalfCheetahDir(balanced=True), AntDir(balanced=True)])
+@pytest.mark.parametrize(
+    "family",
+    [
+        HalfCheetahDir(balanced=True),
+        AntDir(balanced=True),
+        HumanoidDir(directions="forward-backward", balanced=True),
+    ],
+)
 @pytest.mark.parametrize("count", [1, 2, 7, 20])
 def test_balanced_directions_differ_in_number_by_at_most_one_and_every_place_is_as_often_forward(family, count):
     draws = np.stack([family.sample(np.random.default_rng(seed), count)[:, 0] for seed in range(400)])

@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from metarl.envs import AntVelEnv, HalfCheetahVelEnv
+from metarl.envs import (
+    AntGoalEnv,
+    AntVelEnv,
+    HalfCheetahVelEnv,
+    HopperRandParamsEnv,
+    HumanoidDirEnv,
+    Walker2dRandParamsEnv,
+)
 from metarl.envs.offscreen import open_context
 
 
-@pytest.mark.parametrize("make", [HalfCheetahVelEnv, AntVelEnv])
+@pytest.mark.parametrize(
+    "make",
+    [HalfCheetahVelEnv, AntVelEnv, AntGoalEnv, HumanoidDirEnv, Walker2dRandParamsEnv, HopperRandParamsEnv],
+)
 def test_picture_has_the_size_asked_for_and_is_not_empty(make: Any):
-    env = make(1.0, render_mode="rgb_array", width=320, height=200)
+    env = make(render_mode="rgb_array", width=320, height=200)
     env.reset(seed=0)
     picture = env.render()
     assert picture.shape == (200, 320, 3)

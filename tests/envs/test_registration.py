@@ -16,7 +16,19 @@ import metarl
 import metarl.envs
 from metarl.tasks import FAMILIES, SupportsVector, TaskFamily
 
-VECTORIZED = ["navigation-2d", "half-cheetah-vel", "half-cheetah-dir", "ant-vel", "ant-dir", "bandit", "tabular-mdp"]
+VECTORIZED = [
+    "navigation-2d",
+    "half-cheetah-vel",
+    "half-cheetah-dir",
+    "ant-vel",
+    "ant-dir",
+    "ant-goal",
+    "humanoid-dir",
+    "walker2d-rand-params",
+    "hopper-rand-params",
+    "bandit",
+    "tabular-mdp",
+]
 NAMES = [*VECTORIZED, "cartpole"]
 QUIET = [env_id for env_id in metarl.envs.HORIZONS if env_id != "metarl/CartPole-v0"]  # see test_cartpole.py
 
@@ -39,6 +51,10 @@ def test_every_registered_environment_passes_gymnasiums_checks_without_a_warning
         ("metarl/Bandit-v0", {"probabilities": (0.2, 0.8)}, 10),
         ("metarl/TabularMDP-v0", {"states": 3, "actions": 2}, 10),
         ("metarl/CartPole-v0", {"gravity": 5.0, "half_length": 1.0}, 200),
+        ("metarl/AntGoal-v0", {"goal": (1.0, -2.0), "variant": "promp", "observation_size": 113}, 200),
+        ("metarl/HumanoidDir-v0", {"direction": -1, "directions": "forward-backward", "observation_size": 45}, 200),
+        ("metarl/Walker2dRandParams-v0", {"factors": [1.1] * 65}, 200),
+        ("metarl/HopperRandParams-v0", {"factors": [0.9] * 41}, 200),
     ],
 )
 def test_registered_environments_take_task_and_variant_and_know_the_papers_horizon(env_id, options, horizon):
