@@ -26,7 +26,7 @@ from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
 from metarl.rollout.normalizer import make_scaler, no_statistics, update_statistics
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
-from metarl.rollout.stepping import make_vector_env
+from metarl.rollout.session import open_session
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import concatenate, expand, take, take_tasks
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
@@ -110,6 +110,8 @@ class Evaluation(NamedTuple):
 
     returns: np.ndarray
     """Mean return of each task after 0..K steps, ``[K + 1, M]``; nan where every episode diverged."""
+    success: np.ndarray
+    """Share of episodes that succeeded, ``[K + 1, M]``; nan where the environments do not say."""
     adapted: tuple[Params, ...]
     """Each task's parameters after 0..K steps, leaves ``[M, ...]``."""
     diverged: int
@@ -171,7 +173,7 @@ def collect(
     count = len(tasks)
     scaler = make_scaler(meta.normalizer)
     adaptation = unadapted(learner, expand(meta.theta, count))
-    env = make_vector_env(family, tasks, config.episodes)
+    session = open_session(family, tasks, config.episodes)
     batches: list[Batch] = []
     reached: list[Params] = []
     try:
@@ -179,7 +181,7 @@ def collect(
             step_seeds = seeds._replace(path=(*seeds.path, step))
             with clock.measure("sampling"):
                 batch = collect_batch(
-                    env, learner.policy, adaptation.phi, tasks=count, config=config, seeds=step_seeds, scaler=scaler
+                    session, learner.policy, adaptation.phi, config=config, seeds=step_seeds, scaler=scaler
                 )
             batches.append(batch)
             reached.append(adaptation.phi)
@@ -187,7 +189,7 @@ def collect(
                 with clock.measure("inner"):
                     adaptation = _step(learner._replace(rules=learner.rules[step:]), meta, adaptation, batch)
     finally:
-        env.close()
+        session.close()
     *support, query = (batch.rollouts for batch in batches)
     return TaskData(tuple(support), query), batches, reached
 
@@ -279,6 +281,7 @@ def evaluate(
     _, batches, reached = collect(family, learner, meta, tasks, config, seeds, Clock())
     return Evaluation(
         np.stack([batch.returns for batch in batches]),
+        np.stack([batch.success for batch in batches]),
         tuple(reached),
         sum(batch.diverged for batch in batches),
         float(np.mean([batch.explained_variance for batch in batches])),
@@ -290,6 +293,9 @@ def _batch_metrics(policy: Policy, state: TrainState, returns: np.ndarray, batch
         f"train/return_after_{step}": float(np.nanmean(row)) if np.isfinite(row).any() else math.nan
         for step, row in enumerate(returns)
     }
+    for step, batch in enumerate(batches):
+        if np.isfinite(batch.success).any():
+            metrics[f"train/success_after_{step}"] = float(np.nanmean(batch.success))
     query = batches[-1]
     return metrics | {
         "train/entropy_nats": _mean_entropy(policy, query.rollouts),

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from metarl.policies.base import Policy
-from metarl.processor import map_groups, single_threaded
+from metarl.processor import map_groups
 from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
 from metarl.rollout.baseline import discounted_returns, linear_values
 from metarl.rollout.normalizer import Scaler
-from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes
-from metarl.rollout.stepping import VecEnv
+from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, success_rates
+from metarl.rollout.session import Session
 from metarl.trees import map_rollouts
 from metarl.types import Params, Rollouts
 
@@ -49,6 +49,8 @@ class Batch(NamedTuple):
     rollouts: Rollouts
     returns: np.ndarray
     """Mean undiscounted return of each task ``[M]``; nan where every episode diverged."""
+    success: np.ndarray
+    """Share of each task's episodes that succeeded ``[M]``; nan where the environment does not say."""
     explained_variance: float
     """Of the baseline, mean over tasks."""
     env_steps: int
@@ -57,11 +59,10 @@ class Batch(NamedTuple):
 
 
 def collect_batch(
-    env: VecEnv,
+    session: Session,
     policy: Policy,
     phi: Params,
     *,
-    tasks: int,
     config: RolloutConfig,
     seeds: EpisodeSeeds,
     scaler: Scaler | None = None,
@@ -71,8 +72,7 @@ def collect_batch(
     Episodes end at the horizon for good: the problem is one of finite horizon, as in the published runs, so nothing is
     bootstrapped there and time is a feature of the baseline.
     """
-    with single_threaded():  # a second torch thread takes a third of the simulation's speed
-        episodes = sample_episodes(env, policy, phi, tasks=tasks, horizon=config.horizon, seeds=seeds, scaler=scaler)
+    episodes = session.sample(policy, phi, horizon=config.horizon, seeds=seeds, scaler=scaler)
     return to_batch(episodes, config, next(iter(phi.values())).device)
 
 
@@ -101,7 +101,8 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
     )
     return Batch(
         map_rollouts(lambda field: field.to(device), rollouts),
-        episode_returns(episodes.rewards, episodes.diverged),
+        episode_returns(episodes),
+        success_rates(episodes),
         float(explained_variance(returns, values, mask).mean()),
         int(episodes.mask.sum()),
         int(episodes.diverged.sum()),

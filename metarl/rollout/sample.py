@@ -33,6 +33,8 @@ class Episodes(NamedTuple):
     """``[M, E, T]``; finite on padding too, so that likelihood ratios stay so."""
     diverged: np.ndarray
     """``[M, E]`` bool."""
+    success: np.ndarray
+    """``[M, E]``: 1 where the environment's info ever said success, 0 where it said none, nan where it says nothing."""
 
 
 class EpisodeSeeds(NamedTuple):
@@ -93,6 +95,7 @@ def sample_episodes(
     rewards = np.zeros((tasks, episodes, horizon), dtype=np.float32)
     mask = np.zeros_like(rewards)
     diverged = np.zeros(env.num_envs, dtype=bool)
+    success = np.full(env.num_envs, np.nan, dtype=np.float32)
     running = np.ones(env.num_envs, dtype=bool)
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
     seen = reset(seed=seeds.resets(tasks, episodes))[0]
@@ -107,6 +110,8 @@ def sample_episodes(
         rewards[:, :, step] = reward.reshape(tasks, episodes)
         mask[:, :, step] = running.reshape(tasks, episodes)
         diverged |= info.get("diverged", False)
+        if "success" in info:
+            success = np.fmax(success, np.where(running, info["success"], np.nan))
         running &= ~(terminated | truncated)
         if not running.any():
             break
@@ -127,11 +132,20 @@ def sample_episodes(
         mask=mask,
         log_probs=sampler.log_probs(actions, noise, distributions),
         diverged=diverged,
+        success=success.reshape(tasks, episodes),
     )
 
 
-def episode_returns(rewards: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+def episode_returns(episodes: Episodes) -> np.ndarray:
     """Mean undiscounted return of each task over its episodes that did not diverge, ``[M]``; nan if all did."""
-    total = np.where(diverged, 0.0, rewards.sum(-1, dtype=np.float64)).sum(-1)
+    return _mean_of_healthy(episodes.rewards.sum(-1, dtype=np.float64), episodes.diverged)
+
+
+def success_rates(episodes: Episodes) -> np.ndarray:
+    """Share of each task's episodes, less those that diverged, that succeeded ``[M]``; nan where that is not told."""
+    return _mean_of_healthy(episodes.success.astype(np.float64), episodes.diverged)
+
+
+def _mean_of_healthy(values: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     count = (~diverged).sum(-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, np.where(diverged, 0.0, values).sum(-1) / np.maximum(count, 1), np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -50,7 +50,7 @@ class SingleEnvs(VecEnv):
         tasks: of the environments.
         episodes: environments of each task.
         first_task: place of the first task in the meta-batch, for messages.
-        progress: its first number grows with every environment made, reset and stepped.
+        progress: a number that grows with every environment made, reset and stepped.
 
     Raises:
         EnvironmentFault: here, in ``reset`` and in ``step``, saying where it happened and why.
@@ -63,11 +63,11 @@ class SingleEnvs(VecEnv):
         episodes: int,
         *,
         first_task: int = 0,
-        progress: MutableSequence[int] | None = None,
+        progress: memoryview[int] | None = None,
     ) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self._family, self._tasks, self._episodes, self._first_task = family, tasks, episodes, first_task
-        self._progress: MutableSequence[int] = [0] if progress is None else progress
+        self._progress = memoryview(bytearray(8)).cast("q") if progress is None else progress
         self._steps = 0
         self.num_envs = len(tasks) * episodes
         self.envs: list[gymnasium.Env[Any, Any]] = []
