@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": Command("commands", "evaluate", "returns of held-out tasks before and after adaptation"),
     "render": Command("commands", "render", "a video of the same tasks before and after adaptation"),
     "plot": Command("commands", "plot", "learning curves, and return against gradient steps"),
+    "check": Command("commands", "check", "does a task family keep the contract? what is wrong, how to mend it"),
     "results": Command("commands", "results", "the table of what runs reached; keep their small files"),
     "list": Command("commands", "list_all", "task families, algorithms and presets"),
     "bench": Command("commands", "bench", "measure sampling (rollout) or a whole meta-iteration (iteration)"),
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="metarl",
         description="Meta-reinforcement learning on Gymnasium.",
-        epilog="'metarl COMMAND --help' lists a command's flags.",
+        epilog="'metarl COMMAND --help' lists a command's flags. Every command takes --plugin MODULE_OR_FILE, which "
+        "imports\na Python module or file that registers task families of your own.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -23,12 +23,16 @@ from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.presets import UnknownPreset, preset_config, presets_of
 from metarl.experiments.runs import RunError
+from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
+from metarl.rollout.stepping import EnvironmentFault
+from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace
-from metarl.tasks import FAMILIES, UnknownTaskFamily, family_factory
+from metarl.tasks import FAMILIES, DuplicateTaskFamily, UnknownTaskFamily, family_factory
 
-_USAGE_ERRORS = (UnknownTaskFamily, UnknownPreset, ConfigError, ValueError)
-_RUN_ERRORS = (RunError, CheckpointError, TrainingStalled, UnsupportedSpace)
+_USAGE_ERRORS = (UnknownTaskFamily, DuplicateTaskFamily, UnknownPreset, PluginError, ConfigError, ValueError)
+_RUN_ERRORS = (RunError, CheckpointError, TrainingStalled, UnsupportedSpace, EnvironmentFault, WorkerError)
 _RUN_FLAGS = {
+    "workers": "Processes that step families without a vector form.",
     "minutes": "Stop after this much training time even if iterations are left.",
     "checkpoint_every": "Meta-iterations between checkpoints.",
     "keep_checkpoints": "Newest checkpoints to keep; the best is kept besides.",
@@ -39,12 +43,17 @@ complaints = Console(stderr=True)
 
 
 def _reported(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """Turn the errors that a user can mend into one line and an exit status."""
+    """Load the plug-ins named, and turn the errors that a user can mend into one line and an exit status."""
 
     @wraps(command)
     def run(argv: Sequence[str]) -> int:
         try:
-            return command(argv)
+            for complaint in load_entry_points():
+                complaints.print(f"[yellow]passed over:[/] {escape(complaint)}", soft_wrap=True)
+            plugins, rest = _plugins(argv)
+            for plugin in plugins:
+                load_plugin(plugin)
+            return command(rest)
         except _USAGE_ERRORS as error:
             complaints.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
             return 2
@@ -56,6 +65,14 @@ def _reported(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
             return 130
 
     return run
+
+
+def _plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``--plugin MODULE_OR_FILE``, which every command takes any number of times, and the rest."""
+    parser = argparse.ArgumentParser(prog="metarl", add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE_OR_FILE")
+    chosen, rest = parser.parse_known_args(argv)
+    return chosen.plugin, rest
 
 
 @_reported
@@ -82,7 +99,8 @@ def train(argv: Sequence[str]) -> int:
     if chosen.family is None:
         parser.print_help()
         return 0 if {"-h", "--help"} & set(rest) else 2
-    config = _run_config(preset_config(chosen.family, chosen.preset), rest)
+    preset = dataclasses.replace(preset_config(chosen.family, chosen.preset), plugins=tuple(LOADED))
+    config = _run_config(preset, rest)
     directory = chosen.runs / (chosen.name or _default_name(config))
     state = training.start(config, directory, console)
     console.print(f"run: {directory} ({state.iteration} iterations). Next: metarl evaluate {directory}", soft_wrap=True)
@@ -185,6 +203,24 @@ def results(argv: Sequence[str]) -> int:
             keep_results(directory, arguments.into)
     console.print(markdown(rows(arguments.directories)), soft_wrap=True, markup=False)
     return 0
+
+
+@_reported
+def check(argv: Sequence[str]) -> int:
+    """``metarl check FAMILY``."""
+    from metarl.experiments.check import check_family
+
+    parser = argparse.ArgumentParser(prog="metarl check", description="Does a task family keep the contract?")
+    parser.add_argument("family", metavar="FAMILY")
+    chosen, rest = parser.parse_known_args(argv)
+    family = _run_config(preset_config(chosen.family), rest).family
+    findings = check_family(family)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.fault is None else "[red]wrong[/]"
+        console.print(f"{mark} {escape(finding.what)}", soft_wrap=True)
+        if finding.fault is not None:
+            console.print(f"   {escape(finding.fault)}", soft_wrap=True)
+    return int(any(finding.fault is not None for finding in findings))
 
 
 @_reported

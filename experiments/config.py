@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from metarl.engine import MetaTrainConfig
-from metarl.tasks import family_factory
+from metarl.rollout.workers import WorkerConfig
+from metarl.tasks import UnknownTaskFamily, family_factory
 
 FORMAT = 1
 """Version of config.json."""
@@ -39,6 +40,10 @@ class RunConfig:
     """Meta-iterations between checkpoints."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep; the best is kept besides."""
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
+    """Processes that step families without a vector form."""
+    plugins: tuple[str, ...] = ()
+    """What ``--plugin`` named when the run began: a reminder, never loaded from here."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_checkpoints"):
@@ -72,7 +77,7 @@ def from_json(content: bytes, source: Path) -> RunConfig:
             raise ConfigError(f"{source} is not a run configuration of format {FORMAT}; was it written by metarl?")
         _refuse_unknown(raw, RunConfig, source)
         config = msgspec.convert(raw, RunConfig)
-        factory = family_factory(config.family_name)
+        factory = _factory(config)
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             _refuse_unknown(config.family, factory, source)
             return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
@@ -81,6 +86,15 @@ def from_json(content: bytes, source: Path) -> RunConfig:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _factory(config: RunConfig) -> Any:
+    try:
+        return family_factory(config.family_name)
+    except UnknownTaskFamily as error:
+        flags = " ".join(f"--plugin {plugin}" for plugin in config.plugins)
+        hint = f"; the run was begun with {flags}: give that again" if flags else ""
+        raise UnknownTaskFamily(f"{error}{hint}") from error
 
 
 def _refuse_unknown(given: Any, kind: Any, source: Path) -> None:

@@ -17,6 +17,7 @@ from metarl.engine import Evaluation, evaluate, make_learner
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
+from metarl.rollout.workers import WorkerPool
 
 EVALUATION = "evaluation.json"
 
@@ -39,6 +40,8 @@ class EvaluateConfig:
     """Best means the highest return after adaptation on the training run's own held-out tasks."""
     seed: int = 0
     """Of the tasks and episodes, in streams that training does not use."""
+    workers: int | None = None
+    """Processes that step families without a vector form; as many as the run's own if left out."""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "episodes"):
@@ -83,14 +86,10 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     learner = make_learner(run.policy, config, step_sizes)
     tasks = run.config.family.sample(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
     rollout = replace(config.rollout, episodes=options.episodes)
-    return evaluate(
-        run.config.family,
-        learner,
-        run.state.meta,
-        tasks,
-        rollout,
-        EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ()),
-    )
+    seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
+    workers = run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
+    with WorkerPool(run.config.family, workers) as family:
+        return evaluate(family, learner, run.state.meta, tasks, rollout, seeds)
 
 
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:

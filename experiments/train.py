@@ -32,6 +32,7 @@ from metarl.experiments.config import RunConfig, to_json
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.policies.base import Policy
+from metarl.rollout.workers import WorkerPool
 from metarl.types import Metrics
 
 
@@ -68,13 +69,14 @@ def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path,
     adapted = f"held_out/return_after_{config.train.inner.steps}"
     best = _best_so_far(directory, state, adapted)
     with (
+        WorkerPool(config.family, config.workers) as family,
         RunLog(directory, steps=config.train.inner.steps, start=state.iteration) as log,
         stop_on_signals(console) as asked,
         _progress(console) as progress,
     ):
         log.text("configuration", "```json\n" + to_json(config).decode() + "\n```")
         bar = progress.add_task("", total=config.train.iterations, completed=state.iteration, returns="")
-        for iteration in meta_train(config.family, policy, config.train, state):
+        for iteration in meta_train(family, policy, config.train, state):
             state = iteration.state
             line = log.write(iteration)
             progress.update(bar, completed=state.iteration, returns=_returns(iteration.returns))

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection, wait
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Literal, NamedTuple, get_args
@@ -256,8 +256,6 @@ class WorkerPool:
     def __init__(self, family: TaskFamily, config: WorkerConfig) -> None:
         self.family, self.config = family, config
         self._context: Any = multiprocessing.get_context(config.start_method)
-        _send_by_value(type(family).__module__)
-        self._pickled = _dumps(family, f"the task family {type(family).__name__}")
         self._sessions = itertools.count(1)
         self._workers: list[_Worker] = []
         self._memory: SharedMemory | None = None
@@ -340,9 +338,11 @@ class WorkerPool:
     def _start(self) -> None:
         if self._workers:
             return
+        _send_by_value(type(self.family).__module__)
+        family = _dumps(self.family, f"the task family {type(self.family).__name__}")
         memory = self._progress_memory = SharedMemory(create=True, size=8 * self.config.count)
         for index in range(self.config.count):
-            self._workers.append(_Worker(self._context, self._pickled, memory, index))
+            self._workers.append(_Worker(self._context, family, memory, index))
 
     def _memory_for(self, fields: Sequence[_Field]) -> SharedMemory:
         """The shared memory, made anew only where it is too small."""
@@ -404,9 +404,11 @@ def _send_by_value(name: str) -> None:
     if module is None or name == "__main__":  # which it sends by value anyway
         return
     path: Sequence[str] | None = None
-    spec = None
-    for end, part in enumerate(name.split("."), start=1):
-        spec = PathFinder.find_spec(".".join([*name.split(".")[: end - 1], part]), path)
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        full = ".".join(parts[:end])
+        spec = next((found for finder in sys.meta_path if (found := finder.find_spec(full, path))), None)
         if spec is None:
             break
         path = spec.submodule_search_locations

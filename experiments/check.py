@@ -1,0 +1,246 @@
+"""``metarl check``: does a task family keep the contract, and if not, what has to change?"""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium.spaces import flatten
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+from metarl.policies.base import PolicyConfig
+from metarl.policies.make import make_policy
+from metarl.rollout.stepping import SingleEnvs, VecEnv
+from metarl.spaces import flatten_batch
+from metarl.tasks import SupportsVector, Task, TaskFamily
+
+_TASKS = 6
+_STEPS = 40
+_SEED = 1234
+
+
+class Finding(NamedTuple):
+    """One rule of the contract."""
+
+    what: str
+    fault: str | None
+    """What is wrong and how to mend it; None where the rule is kept."""
+
+
+class Broken(Exception):
+    """A rule is not kept."""
+
+
+class Walk(NamedTuple):
+    """What an environment did under a fixed seed and fixed actions."""
+
+    observations: list[np.ndarray]
+    rewards: list[float]
+
+    def same(self, other: Walk) -> bool:
+        """Whether nothing differs."""
+        return (
+            len(self.observations) == len(other.observations)
+            and self.rewards == other.rewards
+            and all(np.array_equal(a, b) for a, b in zip(self.observations, other.observations, strict=True))
+        )
+
+
+def check_family(family: TaskFamily) -> list[Finding]:
+    """Try every rule of the contract of ``metarl.TaskFamily``; a rule whose precondition fails is not tried."""
+    rules: list[tuple[str, Callable[[TaskFamily], None]]] = [
+        ("sample(rng, count) gives count tasks from rng alone", _sampling),
+        ("the family and its tasks can be pickled", _pickling),
+        ("make_env(task) gives a gymnasium.Env, with the same spaces for every task", _making),
+        ("there is a policy for the spaces", _spaces),
+        ("an episode follows from its task, seed and actions", _repeating),
+        ("the task changes the environment", _mattering),
+        ("observations keep their space, rewards are finite numbers", _numbers),
+        ("the environment passes gymnasium.utils.env_checker.check_env", _gymnasium),
+    ]
+    if isinstance(family, SupportsVector):
+        rules.append(("make_vec(tasks, episodes) does what single environments do", _vector))
+    findings = []
+    for what, rule in rules:
+        fault = _fault(rule, family)
+        findings.append(Finding(what, fault))
+        if fault is not None and rule in (_sampling, _making):
+            break
+    return findings
+
+
+def _fault(rule: Callable[[TaskFamily], None], family: TaskFamily) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rule(family)
+    except Broken as broken:
+        return str(broken)
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _draw(family: TaskFamily, seed: int, count: int = _TASKS) -> list[Task]:
+    return list(family.sample(np.random.default_rng(seed), count))
+
+
+def _sampling(family: TaskFamily) -> None:
+    first = _draw(family, _SEED)
+    if len(first) != _TASKS:
+        raise Broken(f"sample(rng, {_TASKS}) gave {len(first)} tasks; it must give as many as it is asked for")
+    before = _global_generators()
+    again = _draw(family, _SEED)
+    if _global_generators() != before:
+        raise Broken("sample draws from the global generator of numpy or random; draw from the rng it is given instead")
+    if not _same_tasks(first, again):
+        raise Broken("the same rng gave different tasks; draw everything from rng, and nothing from elsewhere")
+    if all(_same_tasks(first, _draw(family, _SEED + other)) for other in range(1, 4)):
+        raise Broken("four differently seeded generators gave the same tasks; draw them from rng")
+
+
+def _global_generators() -> tuple[bytes, object]:
+    """The state of the generators that must not be used."""
+    return cloudpickle.dumps(np.random.get_state()), random.getstate()  # noqa: NPY002
+
+
+def _same_tasks(first: Sequence[Task], second: Sequence[Task]) -> bool:
+    return [cloudpickle.dumps(task) for task in first] == [cloudpickle.dumps(task) for task in second]
+
+
+def _pickling(family: TaskFamily) -> None:
+    for what, thing in (("the family", family), ("a task", _draw(family, _SEED, 1)[0])):
+        try:
+            cloudpickle.loads(cloudpickle.dumps(thing))
+        except Exception as error:
+            raise Broken(
+                f"{what} cannot be pickled ({error}), so no worker process can have it; keep open files, locks and "
+                "simulators out of it, in the environment that make_env makes"
+            ) from error
+
+
+def _making(family: TaskFamily) -> None:
+    env = SingleEnvs(family, _draw(family, _SEED), 1)
+    env.close()
+
+
+def _spaces(family: TaskFamily) -> None:
+    env = family.make_env(_draw(family, _SEED, 1)[0])
+    try:
+        make_policy(env.observation_space, env.action_space, PolicyConfig())
+    finally:
+        env.close()
+
+
+def _walk(env: gymnasium.Env[Any, Any], seed: int) -> Walk:
+    """An episode of at most ``_STEPS`` random actions."""
+    actions = copy.deepcopy(env.action_space)
+    actions.seed(seed)
+    space = env.observation_space
+    observations, rewards = [np.asarray(flatten(space, env.reset(seed=seed)[0]))], []
+    for _ in range(_STEPS):
+        seen, reward, terminated, truncated, _ = env.step(actions.sample())
+        observations.append(np.asarray(flatten(space, seen)))
+        rewards.append(float(reward))
+        if terminated or truncated:
+            break
+    return Walk(observations, rewards)
+
+
+def _repeating(family: TaskFamily) -> None:
+    task = _draw(family, _SEED, 1)[0]
+    one, other = family.make_env(task), family.make_env(task)
+    try:
+        walk = _walk(one, _SEED)
+        if not walk.same(_walk(one, _SEED)):
+            raise Broken(
+                "two episodes from the same seed differ; call super().reset(seed=seed) and draw from self.np_random"
+            )
+        if not walk.same(_walk(other, _SEED)):
+            raise Broken(
+                "two environments of one task differ under the same seed; what an episode depends on must come from "
+                "the task, the seed and the actions"
+            )
+    finally:
+        one.close()
+        other.close()
+
+
+def _mattering(family: TaskFamily) -> None:
+    walks = []
+    for task in _draw(family, _SEED):
+        env = family.make_env(task)
+        try:
+            walks.append(_walk(env, _SEED))
+        finally:
+            env.close()
+    if all(walks[0].same(walk) for walk in walks[1:]):
+        raise Broken(
+            f"{_TASKS} tasks gave the same observations and rewards under the same seed and actions; does make_env "
+            "hand the task to the environment, and does reset keep it?"
+        )
+
+
+def _numbers(family: TaskFamily) -> None:
+    for task in _draw(family, _SEED, 3):
+        env = family.make_env(task)
+        try:
+            walk = _walk(env, _SEED)
+        finally:
+            env.close()
+        if not np.isfinite(walk.rewards).all():
+            raise Broken(f"a reward was not finite for task {task!s:.100}: episodes like this are masked and counted")
+        if not all(np.isfinite(each.astype(np.float64)).all() for each in walk.observations):
+            raise Broken(f"an observation was not finite for task {task!s:.100}: such episodes are masked and counted")
+
+
+def _gymnasium(family: TaskFamily) -> None:
+    env = family.make_env(_draw(family, _SEED, 1)[0])
+    try:
+        check_env(env.unwrapped, skip_render_check=True)
+    finally:
+        env.close()
+
+
+def _vector(family: TaskFamily) -> None:
+    assert isinstance(family, SupportsVector)
+    tasks, episodes = family.sample(np.random.default_rng(_SEED), 2), 2
+    try:
+        vector: VecEnv = family.make_vec(tasks, episodes)
+    except NotImplementedError:
+        return  # its simulator is missing here; single environments are used
+    single = SingleEnvs(family, tasks, episodes)
+    try:
+        if vector.num_envs != len(tasks) * episodes:
+            raise Broken(f"make_vec of 2 tasks and 2 episodes must have 4 sub-environments, got {vector.num_envs}")
+        if vector.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+            raise Broken("make_vec must not reset by itself: set metadata['autoreset_mode'] to AutoresetMode.DISABLED")
+        _compare(vector, single)
+    finally:
+        vector.close()
+        single.close()
+
+
+def _compare(vector: VecEnv, single: SingleEnvs) -> None:
+    space = vector.single_observation_space
+    seeds: Any = list(range(vector.num_envs))
+    left, right = flatten_batch(space, vector.reset(seed=seeds)[0]), single.reset(seed=seeds)[0]
+    actions = copy.deepcopy(vector.action_space)
+    actions.seed(_SEED)
+    for step in range(_STEPS):
+        if not np.allclose(left, right, rtol=1e-6, atol=1e-9):
+            raise Broken(f"make_vec and make_env observe different things before step {step} from the same seeds")
+        chosen = actions.sample()
+        of_vector, of_single = vector.step(chosen), single.step(chosen)
+        if not np.allclose(of_vector[1], of_single[1], rtol=1e-6, atol=1e-9):
+            raise Broken(f"make_vec and make_env pay different rewards in step {step} from the same seeds and actions")
+        left, right = flatten_batch(space, of_vector[0]), of_single[0]
+        if (of_vector[2] | of_vector[3] != of_single[2] | of_single[3]).any():
+            raise Broken(f"make_vec and make_env end episodes at different times (step {step})")
