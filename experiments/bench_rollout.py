@@ -22,6 +22,7 @@ from metarl.experiments.bench_report import (
     widths,
     write_report,
 )
+from metarl.experiments.generic_path import Rates, Subject, measure_generic_path
 from metarl.experiments.measure import machine, own_policies, peak_memory, summary
 from metarl.experiments.peers import Peer, PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
@@ -51,6 +52,8 @@ class RolloutBench:
     """Repetitions; the median counts."""
     threads: int = 0
     """Simulation threads, 0 for one per processor. 2D navigation has none and always uses one processor."""
+    workers: tuple[int, ...] = ()
+    """Of a family without a vector form: also measure a bare Python loop, and these numbers of worker processes."""
     peers: bool = False
     """Also measure Gymnasium's SyncVectorEnv and AsyncVectorEnv, and EnvPool if installed."""
     peer_envs: int = 40
@@ -81,6 +84,7 @@ def run_rollout_bench(config: RolloutBench, console: Console | None = None) -> d
     sampler = _Sampler(family, config)
     sampler.repetition()  # pages in the memory and starts the threads
     repetitions = [sampler.repetition() for _ in range(config.repeats)]
+    generic = measure_generic_path(sampler.subject(), config.workers, config.repeats) if config.workers else None
     setting = PeerSetting(config.hidden, config.peer_envs, config.peer_steps, config.repeats)
     with single_threaded():
         peers = measure_peers(family, config.family_name, setting) if config.peers else []
@@ -89,7 +93,7 @@ def run_rollout_bench(config: RolloutBench, console: Console | None = None) -> d
         "config": as_json(config),
         "machine": where,
         "compared_with": replayed_part(family),
-        "figures": _rollout_figures(repetitions),
+        "figures": _rollout_figures(repetitions) | _generic_figures(generic),
         "peers": [_peer_figures(peer) for peer in peers],
         "repetitions": [each._asdict() for each in repetitions],
     }
@@ -112,6 +116,12 @@ class _Sampler:
         self.tasks = family.sample(generator(config.seed, Stream.TRAIN_TASKS, 0), config.tasks)
         self.policy: Policy = policy_for(family, self.tasks[0], PolicyConfig(hidden=config.hidden))
         self.phi: Params = own_policies(self.policy, config.tasks, seed=config.seed)
+
+    def subject(self) -> Subject:
+        """The same batch, for ``measure_generic_path``."""
+        config = self.config
+        seeds = EpisodeSeeds(config.seed, Stream.TRAIN_ROLLOUTS, (0, 0))
+        return Subject(self.family, self.tasks, config.episodes, config.horizon, self.policy, self.phi, seeds)
 
     def repetition(self) -> Repetition:
         """Sample a batch, then replay it."""
@@ -139,6 +149,24 @@ def _rollout_figures(repetitions: list[Repetition]) -> dict[str, Any]:
     }
 
 
+def _generic_figures(rates: Rates | None) -> dict[str, Any]:
+    if rates is None:
+        return {}
+    ratios = [ours / bare for ours, bare in zip(rates.in_process, rates.bare_loop, strict=True)]
+    figures = {
+        "bare_loop_env_steps_per_s": summary(rates.bare_loop),
+        "generic_path_env_steps_per_s": summary(rates.in_process),
+        "generic_path_over_bare_loop": summary(ratios),
+    }
+    for count, found in rates.workers.items():
+        figures[f"workers_{count}_env_steps_per_s"] = summary(found)
+    counts = list(rates.workers)
+    for count in counts[1:]:
+        pairs = zip(rates.workers[count], rates.workers[counts[0]], strict=True)
+        figures[f"workers_{count}_over_{counts[0]}"] = summary([more / fewer for more, fewer in pairs])
+    return figures
+
+
 def _peer_figures(peer: Peer) -> dict[str, Any]:
     rates = {"env_steps_per_s": summary(peer.env_steps_per_s)} if peer.env_steps_per_s else {}
     return {"name": peer.name, "note": peer.note, **rates}
@@ -156,6 +184,10 @@ def _show_rollout(report: dict[str, Any], console: Console) -> None:
     add_row(table, report["compared_with"], figures["physics_env_steps_per_s"], "{:,.0f}")
     add_row(table, "ratio of the two", figures["ratio"], "{:.3f}")
     add_row(table, "processors busy while sampling", figures["cores_while_sampling"], "{:.2f}")
+    for name in (name for name in figures if name.startswith(("bare_loop", "generic_path", "workers_"))):
+        rate = name.endswith("_per_s")
+        words = name.removesuffix("_env_steps_per_s").replace("_", " ")
+        add_row(table, words, figures[name], "{:,.0f}" if rate else "{:.3f}")
     for peer in report["peers"]:
         if "env_steps_per_s" in peer:
             add_row(table, f"{peer['name']}, {peer['note']}", peer["env_steps_per_s"], "{:,.0f}")
