@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +75,14 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
     result = summarize(run, options, evaluate_tasks(run, options))
     console.print(table(result))
+    episodes = (options.steps + 1) * options.episodes
+    console.print(f"total return of {episodes} episodes a task: {result['total_return']:.2f}", soft_wrap=True)
+    if "reference_return" in result:
+        console.print(
+            f"an optimal policy reaches {result['reference_return']:.2f} an episode; all episodes together reached "
+            f"{result['share_of_reference']:.3f} of that",
+            soft_wrap=True,
+        )
     write_json(directory / EVALUATION, result)
     console.print(f"written to {directory / EVALUATION}", soft_wrap=True)
     return result
@@ -84,7 +93,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     config = run.config.train
     step_sizes = options.step_sizes(config.inner.step_size)
     learner = make_learner(run.policy, config, step_sizes)
-    tasks = run.config.family.sample(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
+    tasks = _tasks(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
     workers = run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
@@ -92,9 +101,15 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
         return evaluate(family, learner, run.state.meta, tasks, rollout, seeds)
 
 
+def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
+    tasks: Sequence[Any] = run.config.family.sample(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
+    return tasks
+
+
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
     """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
     config = run.config.train
+    mean_return = [_mean(row) for row in evaluation.returns]
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
@@ -105,12 +120,23 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "episodes": options.episodes,
         "horizon": config.rollout.horizon,
         "step_sizes": options.step_sizes(config.inner.step_size),
-        "mean_return": [_mean(row) for row in evaluation.returns],
+        "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
+        "total_return": sum(mean_return) * options.episodes,
+        **_reference(run, options, mean_return),
         "diverged_episodes": evaluation.diverged,
         "seed": options.seed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _reference(run: Run, options: EvaluateConfig, mean_return: Sequence[float]) -> dict[str, float]:
+    """Of a family that knows what an optimal policy would reach: that, and the share of it over all episodes."""
+    family = run.config.family
+    if not hasattr(family, "reference_returns"):
+        return {}
+    reference = float(np.mean(family.reference_returns(_tasks(run, options))))
+    return {"reference_return": reference, "share_of_reference": float(np.mean(mean_return)) / reference}
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -72,6 +72,33 @@ def _ant() -> MetaTrainConfig:
     )
 
 
+def _bandit(*, pulls: int, batches: int, step_size: float) -> MetaTrainConfig:
+    """Every pull an episode; rewards are compared with 1/2, since a few pulls allow no fitted baseline."""
+    return MetaTrainConfig(
+        policy=PolicyConfig(hidden=(8,), last_layer_scale=0.1),
+        rollout=RolloutConfig(
+            episodes=pulls, horizon=1, baseline="constant", baseline_value=0.5, normalize_advantages=False
+        ),
+        inner=InnerConfig(steps=batches - 1, step_size=step_size),
+        meta_batch_size=200,
+        held_out_tasks=200,
+        iterations=100,
+        task_chunk=100,
+    )
+
+
+def _tabular(*, episodes: int, steps: int) -> MetaTrainConfig:
+    return MetaTrainConfig(
+        policy=PolicyConfig(hidden=(64,), last_layer_scale=0.1),
+        rollout=RolloutConfig(episodes=episodes, horizon=10),
+        inner=InnerConfig(steps=steps, step_size=0.5),
+        meta_batch_size=100,
+        held_out_tasks=100,
+        iterations=200,
+        task_chunk=25,
+    )
+
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "navigation-2d": {
         "default": Preset(
@@ -89,6 +116,42 @@ PRESETS: dict[str, dict[str, Preset]] = {
             summary="Finn et al. 2017, app. A.2: relu 100-100, step 0.1, 20 tasks, 500 iterations",
             family={},
             train=_maml(rollout=RolloutConfig(horizon=100), meta_batch_size=20),
+        ),
+    },
+    "bandit": {
+        "default": Preset(
+            summary="5 arms, 10 pulls: a gradient step after each pull",
+            family={},
+            train=lambda: _bandit(pulls=1, batches=10, step_size=0.5),
+        ),
+        "100-pulls": Preset(
+            summary="5 arms, 100 pulls: a gradient step after every 10",
+            family={},
+            train=lambda: _bandit(pulls=10, batches=10, step_size=0.5),
+        ),
+    },
+    "tabular-mdp": {
+        "default": Preset(
+            summary="10 states, 5 actions: one gradient step after 5 of 10 episodes",
+            family={},
+            train=lambda: _tabular(episodes=5, steps=1),
+        ),
+        "25-episodes": Preset(
+            summary="10 states, 5 actions: a gradient step after each 5 of 25 episodes",
+            family={},
+            train=lambda: _tabular(episodes=5, steps=4),
+        ),
+    },
+    "cartpole": {
+        "default": Preset(
+            summary="gravity 5 to 15 m/s^2, half length 0.25 to 1 m, H 200, 30 iterations",
+            family={},
+            train=lambda: MetaTrainConfig(
+                rollout=RolloutConfig(episodes=10),
+                outer=TrustRegionConfig(max_kl=0.03),
+                meta_batch_size=10,
+                iterations=30,
+            ),
         ),
     },
     "half-cheetah-dir": {

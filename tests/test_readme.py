@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,23 @@ def test_the_second_command_installs_the_test_extra_and_runs_what_ci_runs():
     assert "\npytest -n 2" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_family_of_the_readme_trains(capsys):
-    for snippet in blocks("python"):
-        try:
-            exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102  our own page
-        finally:
-            FAMILIES.pop("pendulum-gravity", None)
-    numbers = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [int(number) for number, _ in numbers] == [1, 2]
-    assert all(float(after) < 0.0 for _, after in numbers)
+def test_the_family_of_the_readme_is_checked_trained_and_evaluated(tmp_path, monkeypatch, capsys):
+    (snippet,) = blocks("python")
+    (block,) = [block for block in blocks("bash") if "my_cartpole.py" in block]
+    (tmp_path / "my_cartpole.py").write_text(snippet)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    smaller = {"train": SMALL, "evaluate": ["--tasks", "2", "--episodes", "2"], "check": []}
+    try:
+        for words in commands(block):
+            assert words[0] == "metarl"
+            assert main([*words[1:], *smaller[words[1]]]) == 0
+    finally:
+        FAMILIES.pop("my-cartpole", None)
+        sys.modules.pop("my_cartpole", None)
+    shown = capsys.readouterr().out
+    assert "wrong" not in shown
+    assert "gradient steps" in shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)

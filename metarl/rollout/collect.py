@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from metarl.rollout.session import Session
 from metarl.trees import map_rollouts
 from metarl.types import Params, Rollouts
 
+Baseline = Literal["linear", "constant"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -31,6 +34,12 @@ class RolloutConfig:
     """Gamma per control step, in [0, 1]."""
     gae_lambda: float = 1.0
     """0 gives one-step TD errors, 1 Monte-Carlo returns minus the baseline."""
+    baseline: Baseline = "linear"
+    """What returns are compared with: linear features of the observation, fitted to each task; or one constant."""
+    baseline_value: float = 0.0
+    """The constant, in units of the return."""
+    normalize_advantages: bool = True
+    """Give each task's advantages mean 0 and deviation 1, as the published locomotion runs do."""
     normalize_observations: bool = False
     """Scale observations by the mean and deviation of all seen in training, which checkpoints keep."""
 
@@ -38,6 +47,10 @@ class RolloutConfig:
         for name in ("episodes", "horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout {name} must be at least 1, got {getattr(self, name)}")
+        if self.baseline not in get_args(Baseline):
+            raise ValueError(f"rollout baseline must be one of {', '.join(get_args(Baseline))}, got {self.baseline!r}")
+        if not math.isfinite(self.baseline_value):
+            raise ValueError(f"rollout baseline_value must be finite, got {self.baseline_value}")
         for name in ("discount", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"rollout {name} must lie in [0, 1], got {getattr(self, name)}; 0.99 and 1 are usual")
@@ -81,8 +94,11 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
     rewards, mask = torch.from_numpy(episodes.rewards), torch.from_numpy(episodes.mask)
     observations = torch.from_numpy(episodes.observations)
     returns = discounted_returns(rewards, config.discount)
-    tasks = list(zip(observations, returns, mask, strict=True))
-    values = torch.stack(map_groups(lambda task: linear_values(*task), tasks, rewards.device))
+    if config.baseline == "linear":
+        tasks = list(zip(observations, returns, mask, strict=True))
+        values = torch.stack(map_groups(lambda task: linear_values(*task), tasks, rewards.device))
+    else:
+        values = config.baseline_value * mask
     after_last = torch.zeros_like(values[..., :1])
     advantages = generalized_advantages(
         rewards, torch.cat([values, after_last], -1), mask, discount=config.discount, gae_lambda=config.gae_lambda
@@ -93,7 +109,7 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
         rewards=rewards,
         mask=mask,
         log_probs=torch.from_numpy(episodes.log_probs),
-        advantages=normalize(advantages, mask),
+        advantages=normalize(advantages, mask) if config.normalize_advantages else advantages,
         behavior={
             **{name: torch.from_numpy(part).flatten(1, 2) for name, part in episodes.distributions.items()},
             **{name: torch.from_numpy(part).unsqueeze(1) for name, part in episodes.constants.items()},
