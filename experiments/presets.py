@@ -87,14 +87,17 @@ def _bandit(*, pulls: int, batches: int, step_size: float) -> MetaTrainConfig:
     )
 
 
-def _tabular(*, episodes: int, steps: int) -> MetaTrainConfig:
+def _tabular(episodes: int) -> MetaTrainConfig:
+    """A step after every episode but the last; myopic, since random transitions make the next reward nearly all."""
     return MetaTrainConfig(
         policy=PolicyConfig(hidden=(64,), last_layer_scale=0.1),
-        rollout=RolloutConfig(episodes=episodes, horizon=10),
-        inner=InnerConfig(steps=steps, step_size=0.5),
+        rollout=RolloutConfig(
+            episodes=1, horizon=10, discount=0.0, baseline="constant", baseline_value=1.0, normalize_advantages=False
+        ),
+        inner=InnerConfig(steps=episodes - 1, step_size=2.0),
         meta_batch_size=100,
         held_out_tasks=100,
-        iterations=200,
+        iterations=100,
         task_chunk=25,
     )
 
@@ -122,24 +125,24 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "default": Preset(
             summary="5 arms, 10 pulls: a gradient step after each pull",
             family={},
-            train=lambda: _bandit(pulls=1, batches=10, step_size=0.5),
+            train=lambda: _bandit(pulls=1, batches=10, step_size=1.0),
         ),
         "100-pulls": Preset(
             summary="5 arms, 100 pulls: a gradient step after every 10",
             family={},
-            train=lambda: _bandit(pulls=10, batches=10, step_size=0.5),
+            train=lambda: _bandit(pulls=10, batches=10, step_size=2.0),
         ),
     },
     "tabular-mdp": {
         "default": Preset(
-            summary="10 states, 5 actions: one gradient step after 5 of 10 episodes",
+            summary="10 states, 5 actions, 10 episodes: a gradient step after each",
             family={},
-            train=lambda: _tabular(episodes=5, steps=1),
+            train=lambda: _tabular(10),
         ),
         "25-episodes": Preset(
-            summary="10 states, 5 actions: a gradient step after each 5 of 25 episodes",
+            summary="10 states, 5 actions, 25 episodes: a gradient step after each",
             family={},
-            train=lambda: _tabular(episodes=5, steps=4),
+            train=lambda: _tabular(25),
         ),
     },
     "cartpole": {
@@ -156,7 +159,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "half-cheetah-dir": {
         "default": Preset(
-            summary="the paper's timing (frame_skip 1, H 200) with tanh 64-64, KL 0.03, 20 tasks, 120 iterations",
+            summary="the paper's timing (frame_skip 1, H 200), normalized observations, KL 0.03, 120 iterations",
             family={"frame_skip": 1, "balanced": True},
             train=_cheetah_dir,
         ),
@@ -179,7 +182,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "half-cheetah-vel": {
         "default": Preset(
-            summary="frame_skip 5, H 100, goals U[0, 2] m/s, tanh 64-64, 100 iterations",
+            summary="frame_skip 5, H 100, goals U[0, 2] m/s, tanh 64-64, observations normalized, 50 iterations",
             family={},
             train=lambda: MetaTrainConfig(
                 policy=PolicyConfig(initial_log_std=-1.0, min_log_std=-2.0, last_layer_scale=0.1),
@@ -187,7 +190,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.05),
                 meta_batch_size=20,
-                iterations=100,
+                iterations=50,
             ),
         ),
         "maml": Preset(
