@@ -63,6 +63,11 @@ def mlp(params: Params, inputs: Tensor, activation: Activation) -> Tensor:
     return hidden
 
 
+_QUIETLY = np.errstate(over="ignore", invalid="ignore")
+"""Parameters that are far off give numbers that are not finite; episodes and updates that meet them are counted."""
+
+
+@_QUIETLY
 def mlp_numpy(params: dict[str, np.ndarray], inputs: np.ndarray, activation: Activation) -> np.ndarray:
     """``mlp`` without gradients on arrays, all tasks in one product: for the small batches of one control step."""
     layers = _layers(params)
@@ -82,6 +87,7 @@ class MlpMap:
     two passes of a Hessian-vector product are one.
     """
 
+    @_QUIETLY
     def __init__(self, params: Params, inputs: Tensor, activation: Activation) -> None:
         layers = _layers(params)
         self._activation = activation
@@ -123,6 +129,7 @@ class MlpMap:
             self._slopes = [[kernels.slopes(hidden, self._activation) for hidden in kept] for kept in self._hidden]
         return zip(self._hidden[task], self._slopes[task], self._blocks, strict=True)
 
+    @_QUIETLY
     def pull(self, cotangent: Tensor) -> Params:
         """Gradients of ``sum(output * cotangent)``."""
         passes = self._backward(cotangent)
@@ -138,6 +145,7 @@ class MlpMap:
             for task in range(self._tasks)
         ]
 
+    @_QUIETLY
     def push(self, tangent: Params) -> Tensor:
         """Change of the output with the parameters."""
         return self._push(tangent)[0]
@@ -155,6 +163,7 @@ class MlpMap:
             changes.append(kept)
         return torch.from_numpy(output), changes
 
+    @_QUIETLY
     def product(self, tangent: Params, cotangent: Tensor | None, metric: Callable[[Tensor], Tensor]) -> Params:
         """See ``LinearMap.product``; the passes of one ``cotangent`` are kept until another one comes."""
         moved, changes = self._push(tangent)

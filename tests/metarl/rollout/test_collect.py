@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import tensor
 from torch.testing import assert_close
 
 from metarl.rollout.advantages import explained_variance, normalize
-from metarl.rollout.baseline import linear_values
+from metarl.rollout.baseline import discounted_returns, linear_values
 from metarl.rollout.collect import Batch, RolloutConfig, to_batch
 from metarl.rollout.sample import Episodes
 
@@ -30,10 +31,11 @@ def episodes() -> Episodes:
         mask=mask,
         log_probs=-vectors[..., 0],
         diverged=np.array([[False, False], [False, True]]),
+        success=np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32),
     )
 
 
-def batch(**options: float) -> Batch:
+def batch(**options: Any) -> Batch:
     return to_batch(episodes(), RolloutConfig(**options), torch.device("cpu"))
 
 
@@ -43,6 +45,7 @@ def test_returns_steps_and_divergence_are_counted_by_hand():
     assert found.returns.tolist() == [3.5, 8.0]
     assert found.env_steps == 5
     assert found.diverged == 1
+    assert found.success.tolist() == [0.5, 1.0]
 
 
 def test_behavior_has_the_steps_of_all_episodes_in_a_row():
@@ -82,5 +85,25 @@ def test_advantages_of_steps_that_do_not_count_are_zero():
     ],
 )
 def test_impossible_rollouts_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        RolloutConfig(**options)
+
+
+def test_a_constant_baseline_is_taken_from_every_return_and_advantages_may_stay_as_they_are():
+    """Undiscounted, without normalization: the rewards still to come, less one half, where the mask is 1."""
+    rollouts = batch(discount=1.0, baseline="constant", baseline_value=0.5, normalize_advantages=False).rollouts
+    expected = (discounted_returns(rollouts.rewards, 1.0) - 0.5) * rollouts.mask
+    assert_close(rollouts.advantages, expected)
+    assert float(expected.abs().max()) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": "mean"}, "baseline must be one of linear, constant, got 'mean'"),
+        ({"baseline_value": float("inf")}, "baseline_value must be finite, got inf"),
+    ],
+)
+def test_impossible_baselines_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RolloutConfig(**options)

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import metarl.envs
 from metarl.policies.base import PolicyConfig
 from metarl.policies.gaussian import GaussianPolicy
-from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes
+from metarl.rollout.sample import Episodes, EpisodeSeeds, episode_returns, sample_episodes, success_rates
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import SingleEnvs, make_vector_env
 from metarl.trees import expand
@@ -148,11 +148,21 @@ def test_a_longer_horizon_only_adds_steps_to_the_observations():
     assert_array_equal(short.distributions["mean"][:, :, 0], long.distributions["mean"][:, :, 0])
 
 
-def test_mean_returns_leave_out_episodes_that_diverged():
+def test_mean_returns_and_success_leave_out_episodes_that_diverged():
     """Task 0: 1 + 2 and a diverged episode; task 1: 3 and 5; task 2: all diverged."""
-    rewards = np.array([[[1.0, 2.0], [0.0, 0.0]], [[3.0, 0.0], [2.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]], dtype=np.float32)
-    diverged = np.array([[False, True], [False, False], [True, True]])
-    assert_array_equal(episode_returns(rewards, diverged), [3.0, 4.0, np.nan])
+    found = sample([Course(9)] * 3, episodes=2, horizon=2)._replace(
+        rewards=np.array(
+            [[[1.0, 2.0], [0.0, 0.0]], [[3.0, 0.0], [2.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]], dtype=np.float32
+        ),
+        diverged=np.array([[False, True], [False, False], [True, True]]),
+        success=np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]], dtype=np.float32),
+    )
+    assert_array_equal(episode_returns(found), [3.0, 4.0, np.nan])
+    assert_array_equal(success_rates(found), [1.0, 0.5, np.nan])
+
+
+def test_environments_that_say_nothing_of_success_have_no_rate():
+    assert np.isnan(success_rates(sample([Course(9)]))).all()
 
 
 def test_rollouts_are_the_same_for_any_number_of_simulation_threads(assert_same):
