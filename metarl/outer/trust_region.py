@@ -82,16 +82,15 @@ def trust_region_update(
     """
     tasks = data.query.rewards.shape[0]
     groups = split_tasks(data, learner.task_chunk)
-    gradient, linearizations = _meta_gradient(learner, meta, groups, tasks, config.fisher_stride)
+    gradient, before, linearizations = _meta_gradient(learner, meta, groups, tasks, config.fisher_stride)
     metrics: Metrics = {"outer/gradient_norm": float(dot(gradient, gradient).sqrt())}
     direction, length = _natural_direction(linearizations, gradient, tasks, config)
     if check_fisher and config.fisher_stride > 1:
-        _, everything = _meta_gradient(learner, meta, groups, tasks, 1)
+        _, _, everything = _meta_gradient(learner, meta, groups, tasks, 1)
         metrics["outer/fisher_cosine"] = _cosine(direction, _natural_direction(everything, gradient, tasks, config)[0])
         del everything
     del linearizations
     step = scale(direction, -length)
-    before = _evaluate(learner, meta, groups, tasks)
     accepted, candidate, tried = _line_search(
         lambda fraction: _evaluate(learner, meta._replace(theta=add_scaled(meta.theta, step, fraction)), groups, tasks),
         before,
@@ -112,15 +111,16 @@ def trust_region_update(
 
 def _meta_gradient(
     learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: int, stride: int
-) -> tuple[Params, list[Linearization]]:
-    """Gradient of minus the surrogate, and what Fisher products need on every ``stride``-th time step."""
+) -> tuple[Params, _Candidate, list[Linearization]]:
+    """Gradient of minus the surrogate, its value, and what Fisher products need on every ``stride``-th time step."""
 
-    def one(group: TaskData) -> tuple[Params, Linearization]:
+    def one(group: TaskData) -> tuple[Params, Tensor, Linearization]:
         full = linearize(learner, meta, group)
-        return full.surrogate_gradient(group.query), full if stride == 1 else full.subsample(group, stride)
+        value = _objectives(learner, full.query.outputs, group)
+        return full.surrogate_gradient(group.query), value, full if stride == 1 else full.subsample(group, stride)
 
-    sums, linearizations = zip(*map_groups(one, groups, _device(groups)), strict=True)
-    return mean_of_sums(sums, tasks), list(linearizations)
+    sums, values, linearizations = zip(*map_groups(one, groups, _device(groups)), strict=True)
+    return mean_of_sums(sums, tasks), _mean_candidate(values, tasks), list(linearizations)
 
 
 def _natural_direction(
@@ -144,14 +144,21 @@ def _evaluate(learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: i
         theta = expand(meta.theta, group.query.rewards.shape[0])
         phi = adapt(learner, meta.eta, theta, group.support).phi
         with torch.no_grad():
-            policy, query = learner.policy, group.query
-            distribution = policy.distribution(phi, query.observations.flatten(1, 2))
-            parts = surrogate_loss(policy, distribution, query), mean_kl(policy, distribution, query)
-            return torch.stack([part.sum() for part in parts])
+            distribution = learner.policy.distribution(phi, group.query.observations.flatten(1, 2))
+        return _objectives(learner, distribution, group)
 
-    parts = map_groups(one, groups, _device(groups))
-    surrogate, kl = mean_of_sums([{"both": part} for part in parts], tasks)["both"].tolist()
-    return _Candidate(surrogate, kl)
+    return _mean_candidate(map_groups(one, groups, _device(groups)), tasks)
+
+
+def _objectives(learner: Learner, distribution: Params, group: TaskData) -> Tensor:
+    """Surrogate and KL of the query's ``distribution``, summed over tasks, ``[2]``."""
+    with torch.no_grad():
+        parts = (objective(learner.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl))
+        return torch.stack([part.sum() for part in parts])
+
+
+def _mean_candidate(sums: Sequence[Tensor], tasks: int) -> _Candidate:
+    return _Candidate(*mean_of_sums([{"both": part} for part in sums], tasks)["both"].tolist())
 
 
 def _device(groups: Sequence[TaskData]) -> torch.device:
