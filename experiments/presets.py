@@ -63,10 +63,16 @@ def _cheetah_dir() -> MetaTrainConfig:
 
 
 def _ant(tasks: int, episodes: int) -> MetaTrainConfig:
-    """Small batches of short episodes: hundreds of updates in half an hour."""
+    """Small batches of short episodes, hundreds of updates in half an hour; and advantages that look ahead little.
+
+    Of the untrained ant, gradients of independent batches of 2,000 steps have the mean cosine 0.03 with a discount of
+    0.99 and lambda 0.95, and 0.18 with 0.9 and 0.5.
+    """
     return MetaTrainConfig(
         policy=PolicyConfig(initial_log_std=-0.5, last_layer_scale=0.1),
-        rollout=RolloutConfig(episodes=episodes, horizon=100, gae_lambda=0.95, normalize_observations=True),
+        rollout=RolloutConfig(
+            episodes=episodes, horizon=100, discount=0.9, gae_lambda=0.5, normalize_observations=True
+        ),
         outer=TrustRegionConfig(max_kl=0.05),
         meta_batch_size=tasks,
         held_out_tasks=10,
