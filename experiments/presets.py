@@ -90,10 +90,10 @@ def _bandit(*, pulls: int, batches: int, step_size: float) -> MetaTrainConfig:
             episodes=pulls, horizon=1, baseline="constant", baseline_value=0.5, normalize_advantages=False
         ),
         inner=InnerConfig(steps=batches - 1, step_size=step_size),
-        meta_batch_size=200,
+        meta_batch_size=100,
         held_out_tasks=200,
-        iterations=100,
-        task_chunk=100,
+        iterations=30,
+        task_chunk=50,
     )
 
 
@@ -105,10 +105,10 @@ def _tabular(episodes: int) -> MetaTrainConfig:
             episodes=1, horizon=10, discount=0.0, baseline="constant", baseline_value=1.0, normalize_advantages=False
         ),
         inner=InnerConfig(steps=episodes - 1, step_size=2.0),
-        meta_batch_size=100,
+        meta_batch_size=40,
         held_out_tasks=100,
-        iterations=100,
-        task_chunk=25,
+        iterations=40,
+        task_chunk=20,
     )
 
 
@@ -118,7 +118,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
             summary="tanh 64-64, small initial deviation with a floor, KL 0.03, 100 iterations",
             family={},
             train=lambda: MetaTrainConfig(
-                policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-3.5, last_layer_scale=0.1),
+                policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-2.5, last_layer_scale=0.1),
                 rollout=RolloutConfig(horizon=100),
                 inner=InnerConfig(step_size=0.05),
                 outer=TrustRegionConfig(max_kl=0.03, fisher_stride=2),

@@ -18,6 +18,8 @@ from metarl.types import Metrics
 
 RESULTS = "results.json"
 CURVES = "curves.csv"
+_FEW_STEPS = 4
+"""Returns of runs that were evaluated after more than three steps are shown as totals."""
 _COLUMNS = ("iteration", "train/env_steps", "outer/kl_nats", "outer/fisher_cosine", "time/iteration_s")
 
 
@@ -30,6 +32,10 @@ class Row(NamedTuple):
     minutes: list[float]
     returns: np.ndarray
     """``[seeds, K + 1]``."""
+    totals: list[float]
+    """Return of all episodes of a task together."""
+    shares: list[float]
+    """Of what an optimal policy reaches; empty where the family does not know that."""
 
 
 def keep_results(directory: Path, folder: Path) -> Path:
@@ -84,30 +90,53 @@ def rows(directories: Iterable[Path]) -> list[Row]:
             [int(evaluation["training_seed"]) for evaluation, _ in runs],
             [minutes for _, minutes in runs],
             np.array([evaluation["mean_return"] for evaluation, _ in runs]),
+            [float(evaluation["total_return"]) for evaluation, _ in runs if "total_return" in evaluation],
+            [float(evaluation["share_of_reference"]) for evaluation, _ in runs if "share_of_reference" in evaluation],
         )
         for (family, preset), runs in groups.items()
     ]
 
 
 def markdown(table: Sequence[Row]) -> str:
-    """The table of the README: mean over seeds, and each seed's return after one step."""
-    steps = max((row.returns.shape[1] for row in table), default=1)
-    head = [
-        "family",
-        "preset",
-        "seeds",
-        "minutes each",
-        *(f"after {step}" for step in range(steps)),
-        "after 1, each seed",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    """The tables of the README: mean over seeds, and each seed's return after one step; totals where steps are many."""
+    few = [row for row in table if row.returns.shape[1] <= _FEW_STEPS]
+    many = [row for row in table if row.returns.shape[1] > _FEW_STEPS]
+    return "\n\n".join(part for part in (_by_step(few), _totals(many)) if part)
+
+
+def _by_step(table: Sequence[Row]) -> str:
+    if not table:
+        return ""
+    steps = max(row.returns.shape[1] for row in table)
+    after = [f"after {step}" for step in range(steps)]
+    lines = _head("family", "preset", "seeds", "minutes each", *after, "after 1, each seed")
     for row in table:
         means = [f"{value:.1f}" for value in row.returns.mean(0)]
         each = ", ".join(f"{value:.1f}" for value in row.returns[:, min(1, row.returns.shape[1] - 1)])
-        minutes = (
-            f"{min(row.minutes):.1f} to {max(row.minutes):.1f}" if len(row.minutes) > 1 else f"{row.minutes[0]:.1f}"
-        )
-        seeds = ", ".join(str(seed) for seed in row.seeds)
-        cells = [f"`{row.family}`", row.preset, seeds, minutes, *means, *[""] * (steps - len(means)), each]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_line(*_run_cells(row), *means, *[""] * (steps - len(means)), each))
     return "\n".join(lines)
+
+
+def _totals(table: Sequence[Row]) -> str:
+    if not table:
+        return ""
+    lines = _head("family", "preset", "seeds", "minutes each", "gradient steps", "total return", "share of the optimum")
+    for row in table:
+        share = f"{np.mean(row.shares):.3f}" if row.shares else ""
+        steps = str(row.returns.shape[1] - 1)
+        lines.append(_line(*_run_cells(row), steps, f"{np.mean(row.totals):.2f}", share))
+    return "\n".join(lines)
+
+
+def _run_cells(row: Row) -> list[str]:
+    least, most = f"{min(row.minutes):.1f}", f"{max(row.minutes):.1f}"
+    minutes = least if len(row.minutes) == 1 else f"{least} to {most}"
+    return [f"`{row.family}`", row.preset, ", ".join(str(seed) for seed in row.seeds), minutes]
+
+
+def _head(*names: str) -> list[str]:
+    return [_line(*names), "|" + "---|" * len(names)]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
