@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +19,8 @@ from gymnasium.vector import AutoresetMode
 
 from metarl.policies.base import PolicyConfig
 from metarl.policies.make import make_policy
-from metarl.rollout.stepping import SingleEnvs, VecEnv
-from metarl.spaces import flatten_batch
+from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, VecEnv
+from metarl.spaces import UnsupportedSpace, flatten_batch
 from metarl.tasks import SupportsVector, Task, TaskFamily
 
 _TASKS = 6
@@ -42,14 +44,15 @@ class Walk(NamedTuple):
     """What an environment did under a fixed seed and fixed actions."""
 
     observations: list[np.ndarray]
+    """Flattened."""
     rewards: list[float]
 
     def same(self, other: Walk) -> bool:
-        """Whether nothing differs."""
-        return (
-            len(self.observations) == len(other.observations)
-            and self.rewards == other.rewards
-            and all(np.array_equal(a, b) for a, b in zip(self.observations, other.observations, strict=True))
+        """Whether nothing differs; nan equals nan, which is another rule's concern."""
+        pairs = zip([*self.observations, self.rewards], [*other.observations, other.rewards], strict=False)
+        return len(self.observations) == len(other.observations) and all(
+            np.array_equal(np.asarray(one, np.float64), np.asarray(two, np.float64), equal_nan=True)
+            for one, two in pairs
         )
 
 
@@ -60,9 +63,9 @@ def check_family(family: TaskFamily) -> list[Finding]:
         ("the family and its tasks can be pickled", _pickling),
         ("make_env(task) gives a gymnasium.Env, with the same spaces for every task", _making),
         ("there is a policy for the spaces", _spaces),
+        ("observations lie in their space, rewards are finite numbers", _numbers),
         ("an episode follows from its task, seed and actions", _repeating),
         ("the task changes the environment", _mattering),
-        ("observations keep their space, rewards are finite numbers", _numbers),
         ("the environment passes gymnasium.utils.env_checker.check_env", _gymnasium),
     ]
     if isinstance(family, SupportsVector):
@@ -71,7 +74,7 @@ def check_family(family: TaskFamily) -> list[Finding]:
     for what, rule in rules:
         fault = _fault(rule, family)
         findings.append(Finding(what, fault))
-        if fault is not None and rule in (_sampling, _making):
+        if fault is not None and rule in (_sampling, _making, _spaces, _numbers):
             break
     return findings
 
@@ -83,8 +86,10 @@ def _fault(rule: Callable[[TaskFamily], None], family: TaskFamily) -> str | None
             rule(family)
     except Broken as broken:
         return str(broken)
-    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-        return f"{type(error).__name__}: {error}"
+    except (EnvironmentFault, UnsupportedSpace) as error:  # these say all that is to be said
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's code may raise anything
+        return f"it raised an exception:\n{traceback.format_exc().rstrip()}"
     return None
 
 
@@ -100,6 +105,8 @@ def _sampling(family: TaskFamily) -> None:
     again = _draw(family, _SEED)
     if _global_generators() != before:
         raise Broken("sample draws from the global generator of numpy or random; draw from the rng it is given instead")
+    if not _can_be_pickled(first):
+        return  # the next rule's concern; nothing else tells whether any two objects are equal
     if not _same_tasks(first, again):
         raise Broken("the same rng gave different tasks; draw everything from rng, and nothing from elsewhere")
     if all(_same_tasks(first, _draw(family, _SEED + other)) for other in range(1, 4)):
@@ -109,6 +116,14 @@ def _sampling(family: TaskFamily) -> None:
 def _global_generators() -> tuple[bytes, object]:
     """The state of the generators that must not be used."""
     return cloudpickle.dumps(np.random.get_state()), random.getstate()  # noqa: NPY002
+
+
+def _can_be_pickled(thing: object) -> bool:
+    try:
+        cloudpickle.dumps(thing)
+    except Exception:  # noqa: BLE001 - a user's object may raise anything
+        return False
+    return True
 
 
 def _same_tasks(first: Sequence[Task], second: Sequence[Task]) -> bool:
@@ -127,8 +142,8 @@ def _pickling(family: TaskFamily) -> None:
 
 
 def _making(family: TaskFamily) -> None:
-    env = SingleEnvs(family, _draw(family, _SEED), 1)
-    env.close()
+    with contextlib.suppress(UnsupportedSpace):  # the next rule's concern
+        SingleEnvs(family, _draw(family, _SEED), 1).close()
 
 
 def _spaces(family: TaskFamily) -> None:
@@ -192,19 +207,52 @@ def _numbers(family: TaskFamily) -> None:
     for task in _draw(family, _SEED, 3):
         env = family.make_env(task)
         try:
-            walk = _walk(env, _SEED)
+            _check_numbers(env, f"for task {task!s:.100}")
         finally:
             env.close()
-        if not np.isfinite(walk.rewards).all():
-            raise Broken(f"a reward was not finite for task {task!s:.100}: episodes like this are masked and counted")
-        if not all(np.isfinite(each.astype(np.float64)).all() for each in walk.observations):
-            raise Broken(f"an observation was not finite for task {task!s:.100}: such episodes are masked and counted")
+
+
+def _check_numbers(env: gymnasium.Env[Any, Any], where: str) -> None:
+    """Raise for the first observation or reward of an episode that a policy cannot learn from."""
+    space, actions = env.observation_space, copy.deepcopy(env.action_space)
+    actions.seed(_SEED)
+    seen, over = env.reset(seed=_SEED)[0], False
+    for step in range(_STEPS + 1):
+        _check_observation(seen, space, f"before step {step} {where}")
+        if over or step == _STEPS:
+            break
+        seen, reward, terminated, truncated, _ = env.step(actions.sample())
+        over = terminated or truncated
+        if not np.isfinite(float(reward)):
+            raise Broken(
+                f"the reward of step {step} {where} is {reward}; rewards must be finite, or the episode counts as "
+                "diverged and is left out: look for divisions by zero, logarithms and unstable simulation"
+            )
+
+
+def _check_observation(seen: Any, space: gymnasium.Space[Any], when: str) -> None:
+    if isinstance(space, gymnasium.spaces.Box) and not np.isfinite(np.asarray(seen, np.float64)).all():
+        raise Broken(
+            f"the observation {when} is {seen!s:.200}; observations must be finite, or the episode counts as diverged "
+            "and is left out: look for divisions by zero, logarithms and unstable simulation"
+        )
+    if not space.contains(seen):
+        raise Broken(
+            f"the observation {when} does not lie in observation_space: got {seen!r:.200} ({_kind(seen)}), expected "
+            f"{space}; return what the space says (shape, dtype, bounds), or make the space what is returned"
+        )
+
+
+def _kind(seen: Any) -> str:
+    return f"{seen.dtype} of shape {seen.shape}" if isinstance(seen, np.ndarray) else type(seen).__name__
 
 
 def _gymnasium(family: TaskFamily) -> None:
     env = family.make_env(_draw(family, _SEED, 1)[0])
     try:
         check_env(env.unwrapped, skip_render_check=True)
+    except (AssertionError, gymnasium.error.Error) as error:
+        raise Broken(str(error)) from error
     finally:
         env.close()
 

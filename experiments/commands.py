@@ -117,7 +117,7 @@ def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
         [
             *((each.name, _helped(hints[each.name], each.name), getattr(preset, each.name)) for each in own),
             ("train", Annotated[MetaTrainConfig, flat], dataclasses.field(default=preset.train)),
-            ("family", type(preset.family), dataclasses.field(default=preset.family)),
+            ("family", type(preset.family), dataclasses.field(default_factory=lambda: preset.family)),
         ],
         kw_only=True,
         frozen=True,

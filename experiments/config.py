@@ -54,10 +54,23 @@ class RunConfig:
 
 
 def to_json(config: RunConfig) -> bytes:
-    """The configuration as a readable JSON document."""
-    options = {} if not dataclasses.is_dataclass(config.family) else vars(config.family)
+    """The configuration as a readable JSON document.
+
+    Raises:
+        ConfigError: if the family has an option that JSON cannot hold.
+    """
+    family = config.family
+    own = dataclasses.fields(family) if dataclasses.is_dataclass(family) else ()
+    options = {item.name: getattr(family, item.name) for item in own if item.init}
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **fields, "family": options}), indent=2) + b"\n"
+    try:
+        content = msgspec.json.encode({"format": FORMAT, **fields, "family": options})
+    except TypeError as error:
+        raise ConfigError(
+            f"the options of {config.family_name} cannot be written to a run's configuration ({error}); make each a "
+            "number, a text, a list or dict of those, or a dataclass"
+        ) from error
+    return msgspec.json.format(content, indent=2) + b"\n"
 
 
 def from_json(content: bytes, source: Path) -> RunConfig:

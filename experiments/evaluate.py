@@ -18,6 +18,7 @@ from metarl.engine import Evaluation, evaluate, make_learner
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
+from metarl.rollout.stepping import draw_tasks
 from metarl.rollout.workers import WorkerPool
 
 EVALUATION = "evaluation.json"
@@ -102,8 +103,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
 
 
 def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
-    tasks: Sequence[Any] = run.config.family.sample(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
-    return tasks
+    return draw_tasks(run.config.family, generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
 
 
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from metarl.inner.adapt import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
 from metarl.rollout.collect import RolloutConfig
-from metarl.tasks import closest, family_factory
+from metarl.tasks import closest, family_factory, make_family
 
 
 class UnknownPreset(KeyError):
@@ -256,7 +256,7 @@ def preset_config(family_name: str, preset: str = "default") -> RunConfig:
         UnknownTaskFamily: if no family has that name.
         UnknownPreset: if the family has no such preset.
     """
-    factory = family_factory(family_name)
+    family_factory(family_name)
     known = presets_of(family_name)
     if preset not in known:
         raise UnknownPreset(
@@ -266,7 +266,7 @@ def preset_config(family_name: str, preset: str = "default") -> RunConfig:
     return RunConfig(
         family_name=family_name,
         preset=preset,
-        family=factory(**chosen.family),
+        family=make_family(family_name, **chosen.family),
         train=chosen.train(),
         minutes=chosen.minutes,
     )

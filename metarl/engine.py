@@ -27,6 +27,7 @@ from metarl.rollout.normalizer import make_scaler, no_statistics, update_statist
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
 from metarl.rollout.session import open_session
+from metarl.rollout.stepping import SingleEnvs, draw_tasks
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import concatenate, expand, take, take_tasks
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
@@ -124,17 +125,18 @@ def policy_for(family: TaskFamily, task: Task, config: PolicyConfig) -> Policy:
 
     Raises:
         UnsupportedSpace: naming the space, if no policy fits.
+        EnvironmentFault: if the task's environment cannot be made.
     """
-    env = family.make_env(task)
+    env = SingleEnvs(family, [task], 1)
     try:
-        return make_policy(env.observation_space, env.action_space, config)
+        return make_policy(env.envs[0].observation_space, env.envs[0].action_space, config)
     finally:
         env.close()
 
 
 def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, TrainState]:
     """The policy and the state before the first iteration, from the seed alone."""
-    task = family.sample(generator(config.seed, Stream.TRAIN_TASKS, 0), 1)[0]
+    task = draw_tasks(family, generator(config.seed, Stream.TRAIN_TASKS, 0), 1)[0]
     policy = policy_for(family, task, config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = {name: value.to(config.device) for name, value in theta.items()}
@@ -231,7 +233,7 @@ def meta_train(family: TaskFamily, policy: Policy, config: MetaTrainConfig, stat
     while state.iteration < config.iterations:
         clock = Clock()
         number = state.iteration
-        tasks = family.sample(generator(config.seed, Stream.TRAIN_TASKS, number), config.meta_batch_size)
+        tasks = draw_tasks(family, generator(config.seed, Stream.TRAIN_TASKS, number), config.meta_batch_size)
         seeds = EpisodeSeeds(config.seed, Stream.TRAIN_ROLLOUTS, (number,))
         data, batches, _ = collect(family, learner, state.meta, tasks, config.rollout, seeds, clock)
         check = number % config.outer.fisher_check_every == 0
@@ -263,7 +265,7 @@ def _due(config: MetaTrainConfig, state: TrainState) -> bool:
 
 
 def _held_out(family: TaskFamily, policy: Policy, config: MetaTrainConfig, state: TrainState) -> np.ndarray:
-    tasks = family.sample(generator(config.seed, Stream.HELD_OUT_TASKS, 0), config.held_out_tasks)
+    tasks = draw_tasks(family, generator(config.seed, Stream.HELD_OUT_TASKS, 0), config.held_out_tasks)
     seeds = EpisodeSeeds(config.seed, Stream.HELD_OUT_ROLLOUTS, (state.iteration,))
     learner = make_learner(policy, config)
     return evaluate(family, learner, state.meta, tasks, config.rollout, seeds).returns

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from metarl.tasks import FAMILIES, register
+from metarl.tasks import FAMILIES, DuplicateTaskFamily, register
 
 LOADED: list[str] = []
 """What ``load_plugin`` was asked for in this process, in order."""
@@ -32,6 +32,7 @@ def load_plugin(plugin: str) -> ModuleType:
 
     Raises:
         PluginError: with the traceback, or the places searched.
+        DuplicateTaskFamily: if it registers a name that is taken.
     """
     path = Path(plugin)
     module = _load_file(path) if path.suffix == ".py" or len(path.parts) > 1 else _load_module(plugin)
@@ -44,16 +45,23 @@ def _load_module(plugin: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        if importlib.util.find_spec(plugin) is None:
+        if not _exists(plugin):
             searched = "\n  ".join(sys.path)
             raise PluginError(
                 f"no module named {plugin!r}; give its file (./{plugin}.py) or install it; searched\n  {searched}"
             )
         return importlib.import_module(plugin)
-    except PluginError:
+    except (PluginError, DuplicateTaskFamily):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plug-in {plugin!r} does not import:\n{traceback.format_exc()}") from error
+
+
+def _exists(module: str) -> bool:
+    """Whether a module can be found; finding one inside a package imports the package."""
+    parts = module.split(".")
+    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -75,7 +83,10 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # for what it imports from beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except DuplicateTaskFamily:
+        del sys.modules[name]
+        raise
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"plug-in {path} does not import:\n{traceback.format_exc()}") from error
     return module
@@ -92,7 +103,9 @@ def load_entry_points() -> list[str]:
         try:
             found = point.load()
             if not isinstance(found, ModuleType) and FAMILIES.get(point.name) is not found:
+                if not callable(found):
+                    raise TypeError(f"must be a module, or a class or function that makes a task family, got {found!r}")
                 register(point.name)(found)
-        except Exception as error:  # noqa: BLE001 - another package's fault must not stop this one
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another package's fault must not stop this one
             complaints.append(f"task family {point.name!r} of {point.value}: {type(error).__name__}: {error}")
     return complaints

@@ -44,7 +44,7 @@ def _check_observations(space: AnySpace, where: str) -> None:
             f"{where} must be Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of those, got {space}; "
             "turn it into one of them in a gymnasium.ObservationWrapper"
         )
-    elif flatdim(space) < 1:
+    if flatdim(space) < 1:
         raise UnsupportedSpace(f"{where} must hold at least one number, got {space}")
 
 

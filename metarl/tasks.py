@@ -77,7 +77,9 @@ def register(name: str) -> Callable[[Factory], Factory]:
     def add(factory: Factory) -> Factory:
         known = FAMILIES.get(name)
         if known is not None and known is not factory:
-            raise DuplicateTaskFamily(f"task family {name!r} is already registered by {known!r}; choose another name")
+            raise DuplicateTaskFamily(
+                f"task family {name!r} is already registered by {known!r}; choose another name for {factory!r}"
+            )
         FAMILIES[name] = factory
         return factory
 
@@ -101,7 +103,7 @@ def make_family(name: str, **options: Any) -> TaskFamily:
 
     Raises:
         UnknownTaskFamily: if there is none.
-        InvalidFamilyOption: if it does not take one of ``options``.
+        InvalidFamilyOption: if it does not take one of ``options``, or needs one that is not given.
     """
     factory = family_factory(name)
     parameters = inspect.signature(factory).parameters
@@ -112,4 +114,8 @@ def make_family(name: str, **options: Any) -> TaskFamily:
                 raise InvalidFamilyOption(
                     f"{name} has no option {option!r}{closest(option, parameters)} (options: {known})"
                 )
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise InvalidFamilyOption(f"{name}: {error}; give every option of a task family a default") from error
     return factory(**options)

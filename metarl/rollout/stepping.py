@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, flatten, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from metarl.spaces import AnySpace
+from metarl.spaces import AnySpace, observation_size
 from metarl.tasks import SupportsVector, Task, TaskFamily
 
 VecEnv = VectorEnv[Any, Any, Any]
@@ -21,6 +21,25 @@ VecEnv = VectorEnv[Any, Any, Any]
 
 class EnvironmentFault(RuntimeError):
     """A family's environment raised an exception, or broke the contract."""
+
+
+def draw_tasks(family: TaskFamily, rng: np.random.Generator, count: int) -> Sequence[Task]:
+    """``family.sample``, held to its contract.
+
+    Raises:
+        EnvironmentFault: if it raises an exception, or gives another number of tasks.
+    """
+    name = type(family).__name__
+    try:
+        tasks = family.sample(rng, count)
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        lines = traceback.format_exc().rstrip()
+        raise EnvironmentFault(f"{name}, sample(rng, {count}): {type(error).__name__}: {error}\n{lines}") from error
+    if len(tasks) != count:
+        raise EnvironmentFault(f"{name}, sample(rng, {count}): it must give {count} tasks, got {len(tasks)}")
+    return tasks
 
 
 def has_vector_form(family: TaskFamily) -> bool:
@@ -54,6 +73,7 @@ class SingleEnvs(VecEnv):
 
     Raises:
         EnvironmentFault: here, in ``reset`` and in ``step``, saying where it happened and why.
+        UnsupportedSpace: if observations cannot be flattened.
     """
 
     def __init__(
@@ -73,6 +93,7 @@ class SingleEnvs(VecEnv):
         self.envs: list[gymnasium.Env[Any, Any]] = []
         self._each(range(self.num_envs), lambda index: self.envs.append(self._make(index)), "make_env")
         self._space = self.envs[0].observation_space
+        observation_size(self._space)
         self._plain = isinstance(self._space, Box) and len(self._space.shape) == 1
         self.single_observation_space = flatten_space(self._space)
         self.single_action_space = self.envs[0].action_space
@@ -133,13 +154,14 @@ class SingleEnvs(VecEnv):
 
     def _row(self, observation: Any) -> Any:
         """One observation, flattened, or ValueError unless it has the shape of its space."""
-        if not self._plain:
-            if isinstance(self._space, Box) and np.shape(observation) != self._space.shape:
-                raise ValueError(_wrong_shape(observation, self._space))
-            return flatten(self._space, observation)
-        if np.shape(observation) != self._space.shape:
+        if isinstance(self._space, Box) and np.shape(observation) != self._space.shape:
             raise ValueError(_wrong_shape(observation, self._space))
-        return observation
+        if self._plain:
+            return observation
+        row = np.asarray(flatten(self._space, observation))
+        if row.shape != self.single_observation_space.shape:  # or numpy might stretch a part that is too short
+            raise ValueError(_wrong_shape(row, self.single_observation_space, "once flattened, "))
+        return row
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the episodes that are not over; the others repeat their last observation with reward 0."""
@@ -177,5 +199,5 @@ class SingleEnvs(VecEnv):
             env.close()
 
 
-def _wrong_shape(observation: Any, space: AnySpace) -> str:
-    return f"an observation must have the shape {space.shape} of its space, got {np.shape(observation)}"
+def _wrong_shape(observation: Any, space: AnySpace, when: str = "") -> str:
+    return f"{when}an observation must have the shape {space.shape} of its space, got {np.shape(observation)}"

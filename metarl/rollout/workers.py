@@ -14,6 +14,7 @@ import logging
 import math
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -36,7 +37,7 @@ from metarl.processor import single_threaded
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds, sample_episodes
 from metarl.rollout.session import LocalSession, Session
-from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, make_vector_env
+from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_tasks, make_vector_env
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import to_numpy
 from metarl.types import Params
@@ -111,6 +112,11 @@ class _Failure(NamedTuple):
     """Why a worker could not do what was asked."""
 
     message: str
+
+
+def _new_memory(size: int) -> SharedMemory:
+    """Shared memory whose name says which process has to free it."""
+    return SharedMemory(f"metarl-{os.getpid()}-{secrets.token_hex(4)}", create=True, size=size)
 
 
 def _counter(memory: SharedMemory, index: int) -> memoryview[int]:
@@ -197,6 +203,8 @@ def _work(connection: Connection, family: bytes, progress_name: str, index: int)
                 reply = _Failure(f"worker {index}:\n{traceback.format_exc()}")
             connection.send_bytes(cloudpickle.dumps(reply))
     finally:
+        if kept is not None:
+            kept.env.close()
         progress.release()
         progress_memory.close()
 
@@ -264,7 +272,7 @@ class WorkerPool:
 
     def sample(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
         """The family's own tasks."""
-        return self.family.sample(rng, count)
+        return draw_tasks(self.family, rng, count)
 
     def make_env(self, task: Task) -> gymnasium.Env[Any, Any]:
         """The family's own environment."""
@@ -340,7 +348,7 @@ class WorkerPool:
             return
         _send_by_value(type(self.family).__module__)
         family = _dumps(self.family, f"the task family {type(self.family).__name__}")
-        memory = self._progress_memory = SharedMemory(create=True, size=8 * self.config.count)
+        memory = self._progress_memory = _new_memory(8 * self.config.count)
         for index in range(self.config.count):
             self._workers.append(_Worker(self._context, family, memory, index))
 
@@ -351,7 +359,7 @@ class WorkerPool:
             if self._memory is not None:
                 self._memory.close()
                 self._memory.unlink()
-            self._memory = SharedMemory(create=True, size=size)
+            self._memory = _new_memory(size)
         return self._memory
 
     def _hear(self, workers: Sequence[_Worker]) -> Iterator[tuple[int, Any]]:
@@ -361,7 +369,7 @@ class WorkerPool:
             if worker.connection in ready:
                 try:
                     reply = cloudpickle.loads(worker.connection.recv_bytes())
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):  # it died before or in the middle of its reply
                     self._replace(worker)
                     continue
                 if isinstance(reply, _Failure):

@@ -1,15 +1,17 @@
 """Configurations and presets: what is written is what is read, and nothing else is."""
 
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
-from metarl.tasks import UnknownTaskFamily
+from metarl.tasks import FAMILIES, UnknownTaskFamily
 
 ALL = [(family, preset) for family, presets in PRESETS.items() for preset in presets]
 HERE = Path("config.json")
@@ -37,6 +39,46 @@ def test_unknown_names_are_refused_with_the_nearest_one():
         preset_config("ant-vell")
     with pytest.raises(UnknownPreset, match="did you mean 'promp'"):
         preset_config("half-cheetah-dir", "prompt")
+
+
+@dataclasses.dataclass
+class Cached:
+    """A user's family that keeps something beside its options."""
+
+    size: int = 3
+    extra: int = dataclasses.field(default=0, init=False)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        return np.zeros(self.size)
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted(Cached):
+    """Its options are not in ``__dict__``."""
+
+    size: int = 3
+
+
+@dataclasses.dataclass
+class WithArray:
+    goals: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3))
+
+
+@pytest.mark.parametrize("kind", [Cached, Slotted])
+def test_a_configuration_holds_the_options_of_a_users_family_and_nothing_else(kind, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "mine", kind)
+    family = kind(size=5)
+    assert len(family.table) == 5
+    content = to_json(RunConfig(family_name="mine", preset="default", family=family))
+    assert msgspec.json.decode(content)["family"] == {"size": 5}
+    assert from_json(content, HERE).family == family
+
+
+def test_an_option_that_a_configuration_cannot_hold_is_refused_by_what_it_is():
+    config = RunConfig(family_name="mine", preset="default", family=WithArray())
+    with pytest.raises(ConfigError, match=r"options of mine cannot be written .*numpy.ndarray.*; make each a number"):
+        to_json(config)
 
 
 def changed(**fields: object) -> bytes:

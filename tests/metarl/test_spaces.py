@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from metarl.spaces import (
@@ -42,6 +44,39 @@ def test_rows_equal_gymnasiums_flattening_of_each_observation(name):
     assert_array_equal(rows, np.stack([spaces.flatten(space, item) for item in items]))
 
 
+def numbers(dtype: Any) -> st.SearchStrategy[Any]:
+    """Boxes of up to three dimensions."""
+    high = 255 if np.issubdtype(dtype, np.integer) else 5.0
+    shapes = st.lists(st.integers(1, 3), max_size=3).map(tuple)
+    return shapes.map(lambda shape: spaces.Box(0, high, shape, dtype))
+
+
+LEAVES = st.one_of(
+    *(numbers(dtype) for dtype in (np.float32, np.float64, np.uint8, np.int64)),
+    st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 5), st.integers(-3, 3)),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3).map(spaces.MultiDiscrete),
+    st.lists(st.integers(1, 3), min_size=1, max_size=2).map(spaces.MultiBinary),
+)
+NESTED = st.recursive(
+    LEAVES,
+    lambda parts: st.one_of(
+        st.dictionaries(st.text("abz", min_size=1, max_size=2), parts, min_size=1, max_size=3).map(spaces.Dict),
+        st.lists(parts, min_size=1, max_size=3).map(spaces.Tuple),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(space=NESTED, count=st.integers(1, 3), seed=st.integers(0, 99))
+def test_rows_of_any_nested_space_equal_gymnasiums_flattening(space, count, seed):
+    space.seed(seed)
+    items = [space.sample() for _ in range(count)]
+    rows = flatten_batch(space, concatenate(space, items, create_empty_array(space, count)))
+    assert rows.shape == (count, observation_size(space))
+    assert_array_equal(rows, np.stack([spaces.flatten(space, item) for item in items]))
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -49,6 +84,10 @@ def test_rows_equal_gymnasiums_flattening_of_each_observation(name):
         (spaces.Dict({"log": spaces.Sequence(spaces.Discrete(2))}), r"observations\['log'\] must be .* got Sequence"),
         (spaces.Tuple((spaces.Discrete(2), spaces.Graph(spaces.Discrete(2), None))), r"observations\[1\] must be"),
         (spaces.Box(-1, 1, (0,)), "at least one number"),
+        (
+            spaces.Dict({"near": spaces.Dict({}), "far": spaces.Discrete(2)}),
+            r"observations\['near'\] must hold at least",
+        ),
     ],
 )
 def test_observations_without_a_fixed_size_are_refused_by_name(space, message):

@@ -68,7 +68,7 @@ def test_a_name_near_nothing_gets_no_guess():
 
 @pytest.mark.usefixtures("pendulums")
 def test_a_name_cannot_be_registered_twice():
-    with pytest.raises(DuplicateTaskFamily, match=r"'test-pendulums' is already registered by .*Pendulums"):
+    with pytest.raises(DuplicateTaskFamily, match=r"'test-pendulums' is already registered by .*Pendulums.*Other"):
         register("test-pendulums")(dataclass(type("Other", (), {})))
     assert FAMILIES["test-pendulums"] is Pendulums
 
@@ -83,6 +83,15 @@ def test_an_unknown_option_is_named_with_the_nearest():
     message = r"test-pendulums has no option 'gravty'; did you mean 'gravity'\? \(options: gravity\)"
     with pytest.raises(InvalidFamilyOption, match=message):
         make_family("test-pendulums", gravty=1.0)
+
+
+def test_an_option_without_a_default_that_is_not_given_is_named(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "test-needy", lambda gravity: Pendulums(gravity=gravity))
+    with pytest.raises(
+        InvalidFamilyOption, match=r"test-needy: missing a required argument: 'gravity'; give every option"
+    ):
+        make_family("test-needy")
+    assert make_family("test-needy", gravity=2.0) == Pendulums(gravity=2.0)
 
 
 def test_an_unknown_option_of_a_function_is_named_too():
