@@ -107,7 +107,7 @@ def train(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
+def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") -> RunConfig:
     """The preset with the flags of the command line: the run's own, ``--family.*`` and the algorithm's."""
     flat = tyro.conf.arg(name="")
     own = [item for item in dataclasses.fields(RunConfig) if item.name in _RUN_FLAGS]
@@ -125,7 +125,7 @@ def _run_config(preset: RunConfig, rest: Sequence[str]) -> RunConfig:
     flags: Any = tyro.cli(
         form,
         args=list(rest),
-        prog=f"metarl train {preset.family_name}",
+        prog=f"metarl {command} {preset.family_name}",
         description=f"Meta-train on {preset.family_name}; defaults from its preset {preset.preset!r}.",
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -213,7 +213,7 @@ def check(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="metarl check", description="Does a task family keep the contract?")
     parser.add_argument("family", metavar="FAMILY")
     chosen, rest = parser.parse_known_args(argv)
-    family = _run_config(preset_config(chosen.family), rest).family
+    family = _run_config(preset_config(chosen.family), rest, "check").family
     findings = check_family(family)
     for finding in findings:
         mark = "[green]ok[/]" if finding.fault is None else "[red]wrong[/]"

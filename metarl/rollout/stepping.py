@@ -42,11 +42,6 @@ def draw_tasks(family: TaskFamily, rng: np.random.Generator, count: int) -> Sequ
     return tasks
 
 
-def has_vector_form(family: TaskFamily) -> bool:
-    """Whether the family offers ``make_vec``; its simulator may still be missing."""
-    return isinstance(family, SupportsVector)
-
-
 def make_vector_env(family: TaskFamily, tasks: Sequence[Task], episodes: int) -> VecEnv:
     """``episodes`` sub-environments of each task, the episodes of one task next to each other.
 

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection, wait
 from multiprocessing.shared_memory import SharedMemory
@@ -280,12 +281,14 @@ class WorkerPool:
 
     def open_session(self, tasks: Sequence[Task], episodes: int) -> Session:
         """Environments in the workers, or in this process for a family with a working vector form."""
-        if self.config.count == 0 or not self._needs_workers(tasks):
+        if self.config.count == 0 or not self._needs_workers:
             return LocalSession(self.family, tasks, episodes)
         return _WorkerSession(self, next(self._sessions), list(tasks), episodes)
 
-    def _needs_workers(self, tasks: Sequence[Task]) -> bool:
-        env = make_vector_env(self.family, tasks[:1], 1)
+    @cached_property
+    def _needs_workers(self) -> bool:
+        """Whether the family has no vector form, or none that works here."""
+        env = make_vector_env(self.family, self.family.sample(np.random.default_rng(0), 1), 1)
         try:
             return isinstance(env, SingleEnvs)
         finally:
