@@ -1,4 +1,4 @@
-"""Presets: one per published setting, and defaults seen to learn on two cores; those of the ants were not yet.
+"""Presets: one per published setting, and defaults that were seen to learn on two cores.
 
 Every preset changes only what differs from the defaults of the configuration classes.
 """
