@@ -13,32 +13,38 @@ import itertools
 import logging
 import math
 import multiprocessing
-import os
-import secrets
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import cloudpickle
 import gymnasium
 import numpy as np
-import torch
 
 from metarl.policies.base import Policy
-from metarl.processor import single_threaded
+from metarl.rollout.exchange import (
+    Failure,
+    Field,
+    Request,
+    arrays_in,
+    counter,
+    fields_of,
+    new_memory,
+    padded_size,
+    unpack,
+)
 from metarl.rollout.normalizer import Scaler
-from metarl.rollout.sample import Episodes, EpisodeSeeds, sample_episodes
+from metarl.rollout.sample import Episodes, EpisodeSeeds
 from metarl.rollout.session import LocalSession, Session
 from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_tasks, make_vector_env
+from metarl.rollout.worker import work
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import to_numpy
 from metarl.types import Params
@@ -79,176 +85,6 @@ class WorkerConfig:
             raise ValueError(f"workers start_method must be one of {known}, got {self.start_method!r}")
         if not 0.0 < self.timeout_s < math.inf:
             raise ValueError(f"workers timeout_s must be positive and finite, got {self.timeout_s}; 60 is usual")
-
-
-class _Field(NamedTuple):
-    """An array of ``Episodes`` in shared memory."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class _Request(NamedTuple):
-    """All that a worker needs to sample one batch, so that its successor can do it again."""
-
-    session: int
-    """Environments are kept as long as this stays the same."""
-    tasks: list[Task]
-    first_task: int
-    episodes: int
-    horizon: int
-    policy: Policy
-    phi: dict[str, np.ndarray]
-    """Of these tasks."""
-    seeds: EpisodeSeeds
-    scaler: Scaler | None
-    memory: str
-    """Name of the shared memory."""
-    fields: tuple[_Field, ...]
-    """What lies in it, for the whole meta-batch."""
-
-
-class _Failure(NamedTuple):
-    """Why a worker could not do what was asked."""
-
-    message: str
-
-
-def _new_memory(size: int) -> SharedMemory:
-    """Shared memory whose name says which process has to free it."""
-    return SharedMemory(f"metarl-{os.getpid()}-{secrets.token_hex(4)}", create=True, size=size)
-
-
-def _counter(memory: SharedMemory, index: int) -> memoryview[int]:
-    """The number by which a worker shows that it gets on."""
-    assert memory.buf is not None  # only after closing
-    return memory.buf.cast("q")[index : index + 1]
-
-
-def _arrays(memory: SharedMemory, fields: Sequence[_Field]) -> dict[str, np.ndarray]:
-    """Views of everything in ``memory``."""
-    views, offset = {}, 0
-    for field in fields:
-        views[field.name] = np.ndarray(field.shape, field.dtype, memory.buf, offset)
-        offset += _padded(field)
-    return views
-
-
-def _padded(field: _Field) -> int:
-    """Bytes of a field, rounded up to a cache line."""
-    return -(-math.prod(field.shape) * np.dtype(field.dtype).itemsize // 64) * 64
-
-
-def _fields(policy: Policy, phi: Params, tasks: int, episodes: int, horizon: int) -> tuple[_Field, ...]:
-    """What a meta-batch of episodes holds, but for the constants."""
-    steps = (tasks, episodes, horizon)
-    widths = policy.sampler(phi).widths
-    return (
-        _Field("observations", (*steps, policy.observation_size), "f4"),
-        _Field("actions", (*steps, policy.action_size), "f4"),
-        *(_Field(f"distributions/{name}", (*steps, width), "f4") for name, width in widths.items()),
-        _Field("rewards", steps, "f4"),
-        _Field("mask", steps, "f4"),
-        _Field("log_probs", steps, "f4"),
-        _Field("diverged", steps[:2], "?"),
-        _Field("success", steps[:2], "f4"),
-    )
-
-
-def _pack(episodes: Episodes) -> dict[str, np.ndarray]:
-    """Arrays by the names of ``_fields``."""
-    parts = episodes._asdict()
-    distributions, _ = parts.pop("distributions"), parts.pop("constants")
-    return parts | {f"distributions/{name}": part for name, part in distributions.items()}
-
-
-def _unpack(arrays: dict[str, np.ndarray], constants: dict[str, np.ndarray]) -> Episodes:
-    prefix = "distributions/"
-    distributions = {name.removeprefix(prefix): part for name, part in arrays.items() if name.startswith(prefix)}
-    rest = {name: part for name, part in arrays.items() if not name.startswith(prefix)}
-    return Episodes(distributions=distributions, constants=constants, **rest)
-
-
-# In the worker ---------------------------------------------------------------------------------------------------
-
-
-def _work(connection: Connection, family: bytes, progress_name: str, index: int) -> None:
-    """Answer requests until the trainer closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which finishes its iteration
-    threading.Thread(target=_die_with_the_trainer, daemon=True).start()
-    progress_memory = SharedMemory(progress_name)
-    progress = _counter(progress_memory, index)
-    progress[0] += 1  # it is up
-    kept: _Kept | None = None
-    try:
-        while True:
-            try:
-                request: _Request | None = cloudpickle.loads(connection.recv_bytes())
-            except EOFError:
-                return
-            if request is None:
-                return
-            reply: dict[str, np.ndarray] | _Failure
-            try:
-                if kept is None or kept.session != request.session:
-                    if kept is not None:
-                        kept.env.close()
-                    kept = None
-                    kept = _Kept(request.session, _make_envs(cloudpickle.loads(family), request, progress))
-                with single_threaded():
-                    reply = _sample(kept.env, request)
-            except EnvironmentFault as fault:
-                reply = _Failure(str(fault))
-            except Exception:  # noqa: BLE001 - whatever it is, the trainer has to hear of it
-                reply = _Failure(f"worker {index}:\n{traceback.format_exc()}")
-            connection.send_bytes(cloudpickle.dumps(reply))
-    finally:
-        if kept is not None:
-            kept.env.close()
-        progress.release()
-        progress_memory.close()
-
-
-class _Kept(NamedTuple):
-    """The environments of a session."""
-
-    session: int
-    env: SingleEnvs
-
-
-def _make_envs(family: TaskFamily, request: _Request, progress: memoryview[int]) -> SingleEnvs:
-    return SingleEnvs(family, request.tasks, request.episodes, first_task=request.first_task, progress=progress)
-
-
-def _sample(env: SingleEnvs, request: _Request) -> dict[str, np.ndarray]:
-    """Sample into the shared memory; the constants are the reply."""
-    phi = {name: torch.from_numpy(value) for name, value in request.phi.items()}
-    count = len(request.tasks)
-    seeds = request.seeds._replace(first_task=request.first_task)
-    episodes = sample_episodes(
-        env, request.policy, phi, tasks=count, horizon=request.horizon, seeds=seeds, scaler=request.scaler
-    )
-    memory = SharedMemory(request.memory)
-    try:
-        views = _arrays(memory, request.fields)
-        for name, part in _pack(episodes).items():
-            views[name][request.first_task : request.first_task + count] = part
-        del views
-    finally:
-        memory.close()
-    return dict(episodes.constants)
-
-
-def _die_with_the_trainer() -> None:
-    """However the trainer ends: a worker may be deep in a user's code and never look at its connection again."""
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        wait([trainer.sentinel])
-        os._exit(1)
-
-
-# In the trainer --------------------------------------------------------------------------------------------------
 
 
 class WorkerPool:
@@ -324,7 +160,7 @@ class WorkerPool:
                 memory.unlink()
         self._memory = self._progress_memory = None
 
-    def run(self, requests: Sequence[_Request], fields: Sequence[_Field]) -> tuple[dict[str, np.ndarray], list[Any]]:
+    def run(self, requests: Sequence[Request], fields: Sequence[Field]) -> tuple[dict[str, np.ndarray], list[Any]]:
         """Have a meta-batch sampled: the arrays, and every worker's reply in the order of the requests."""
         try:
             self._start()
@@ -338,7 +174,7 @@ class WorkerPool:
                 for index, reply in self._hear(list(waiting.values())):
                     replies[index] = reply
                     del waiting[index]
-            views = _arrays(memory, fields)
+            views = arrays_in(memory, fields)
             found = {name: view.copy() for name, view in views.items()}
             del views
             return found, [replies[index] for index in sorted(replies)]
@@ -351,18 +187,18 @@ class WorkerPool:
             return
         _send_by_value(type(self.family).__module__)
         family = _dumps(self.family, f"the task family {type(self.family).__name__}")
-        memory = self._progress_memory = _new_memory(8 * self.config.count)
+        memory = self._progress_memory = new_memory(8 * self.config.count)
         for index in range(self.config.count):
             self._workers.append(_Worker(self._context, family, memory, index))
 
-    def _memory_for(self, fields: Sequence[_Field]) -> SharedMemory:
+    def _memory_for(self, fields: Sequence[Field]) -> SharedMemory:
         """The shared memory, made anew only where it is too small."""
-        size = sum(_padded(field) for field in fields)
+        size = sum(padded_size(field) for field in fields)
         if self._memory is None or self._memory.size < size:
             if self._memory is not None:
                 self._memory.close()
                 self._memory.unlink()
-            self._memory = _new_memory(size)
+            self._memory = new_memory(size)
         return self._memory
 
     def _hear(self, workers: Sequence[_Worker]) -> Iterator[tuple[int, Any]]:
@@ -375,7 +211,7 @@ class WorkerPool:
                 except (EOFError, OSError):  # it died before or in the middle of its reply
                     self._replace(worker)
                     continue
-                if isinstance(reply, _Failure):
+                if isinstance(reply, Failure):
                     raise EnvironmentFault(reply.message)
                 yield worker.index, reply
             elif worker.process.sentinel in ready:
@@ -443,14 +279,14 @@ class _Worker:
     def __init__(self, context: Any, family: bytes, progress_memory: SharedMemory, index: int) -> None:
         self.index = index
         self._context, self._family, self._progress_memory = context, family, progress_memory
-        self.progress = _counter(progress_memory, index)
+        self.progress = counter(progress_memory, index)
         self._request: bytes | None = None
         self._launch()
 
     def _launch(self) -> None:
         self.connection, theirs = self._context.Pipe()
         self.process = self._context.Process(
-            target=_work,
+            target=work,
             args=(theirs, self._family, self._progress_memory.name, self.index),
             name=f"metarl-worker-{self.index}",
             daemon=True,
@@ -464,7 +300,7 @@ class _Worker:
         """Whether the process has got as far as taking requests."""
         return self.progress[0] != self._at_launch
 
-    def ask(self, request: _Request) -> None:
+    def ask(self, request: Request) -> None:
         """Send a request, and keep it in case the process dies."""
         self._request = _dumps(request, f"tasks {request.first_task} and following, or the policy,")
         self._send()
@@ -515,11 +351,11 @@ class _WorkerSession:
         self, policy: Policy, phi: Params, *, horizon: int, seeds: EpisodeSeeds, scaler: Scaler | None
     ) -> Episodes:
         """See ``Session.sample``."""
-        fields = _fields(policy, phi, len(self.tasks), self.episodes, horizon)
+        fields = fields_of(policy, phi, len(self.tasks), self.episodes, horizon)
         parameters = to_numpy(phi)
         shares = [share for share in np.array_split(range(len(self.tasks)), self.pool.config.count) if len(share)]
         requests = [
-            _Request(
+            Request(
                 session=self.number,
                 tasks=self.tasks[share[0] : share[-1] + 1],
                 first_task=int(share[0]),
@@ -536,7 +372,7 @@ class _WorkerSession:
         ]
         arrays, replies = self.pool.run(requests, fields)
         constants = {name: np.concatenate([reply[name] for reply in replies]) for name in replies[0]}
-        return _unpack(arrays, constants)
+        return unpack(arrays, constants)
 
     def close(self) -> None:
         """The workers close their environments when the next session begins or they end."""
