@@ -37,7 +37,13 @@ from metarl.processor import single_threaded
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds, sample_episodes
 from metarl.rollout.session import LocalSession, Session
-from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_tasks, make_vector_env
+from metarl.rollout.stepping import (
+    EnvironmentFault,
+    SingleEnvs,
+    draw_held_out_tasks,
+    draw_tasks,
+    make_vector_env,
+)
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import to_numpy
 from metarl.types import Params
@@ -273,6 +279,10 @@ class WorkerPool:
     def sample(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
         """The family's own tasks."""
         return draw_tasks(self.family, rng, count)
+
+    def sample_test(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
+        """The family's own tasks for evaluation."""
+        return draw_held_out_tasks(self.family, rng, count)
 
     def make_env(self, task: Task) -> gymnasium.Env[Any, Any]:
         """The family's own environment."""
