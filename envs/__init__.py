@@ -14,6 +14,7 @@ from metarl.envs.bandit import Bandit, BanditEnv
 from metarl.envs.cartpole import CartPole, CartPoleTaskEnv
 from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
 from metarl.envs.humanoid import HumanoidDir, HumanoidDirEnv
+from metarl.envs.metaworld import MetaWorldEnv, MetaWorldML1, MetaWorldML10, MetaWorldML45, MetaWorldTask
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
 from metarl.envs.tabular_mdp import TabularMDP, TabularMDPEnv
 from metarl.envs.walkers import HopperRandParams, HopperRandParamsEnv, Walker2dRandParams, Walker2dRandParamsEnv
@@ -61,6 +62,11 @@ __all__ = [
     "HopperRandParamsEnv",
     "HumanoidDir",
     "HumanoidDirEnv",
+    "MetaWorldEnv",
+    "MetaWorldML1",
+    "MetaWorldML10",
+    "MetaWorldML45",
+    "MetaWorldTask",
     "Navigation2D",
     "Navigation2DEnv",
     "TabularMDP",

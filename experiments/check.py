@@ -21,9 +21,12 @@ from metarl.policies.base import PolicyConfig
 from metarl.policies.make import make_policy
 from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, VecEnv
 from metarl.spaces import UnsupportedSpace, flatten_batch
-from metarl.tasks import SupportsVector, Task, TaskFamily
+from metarl.tasks import MissingPackage, SamplesTestTasks, SupportsVector, Task, TaskFamily
+
+Sample = Callable[[np.random.Generator, int], Sequence[Task]]
 
 _TASKS = 6
+_MANY = 200
 _STEPS = 40
 _SEED = 1234
 
@@ -57,7 +60,11 @@ class Walk(NamedTuple):
 
 
 def check_family(family: TaskFamily) -> list[Finding]:
-    """Try every rule of the contract of ``metarl.TaskFamily``; a rule whose precondition fails is not tried."""
+    """Try every rule of the contract of ``metarl.TaskFamily``; a rule whose precondition fails is not tried.
+
+    Raises:
+        MissingPackage: if the family needs one.
+    """
     rules: list[tuple[str, Callable[[TaskFamily], None]]] = [
         ("sample(rng, count) gives count tasks from rng alone", _sampling),
         ("the family and its tasks can be pickled", _pickling),
@@ -70,6 +77,8 @@ def check_family(family: TaskFamily) -> list[Finding]:
     ]
     if isinstance(family, SupportsVector):
         rules.append(("make_vec(tasks, episodes) does what single environments do", _vector))
+    if isinstance(family, SamplesTestTasks):
+        rules.append(("sample_test(rng, count) gives tasks that sample never gives, with the same spaces", _test_tasks))
     findings = []
     for what, rule in rules:
         fault = _fault(rule, family)
@@ -84,6 +93,8 @@ def _fault(rule: Callable[[TaskFamily], None], family: TaskFamily) -> str | None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rule(family)
+    except MissingPackage:  # no fault of the family's
+        raise
     except Broken as broken:
         return str(broken)
     except (EnvironmentFault, UnsupportedSpace) as error:  # these say all that is to be said
@@ -98,18 +109,27 @@ def _draw(family: TaskFamily, seed: int, count: int = _TASKS) -> list[Task]:
 
 
 def _sampling(family: TaskFamily) -> None:
-    first = _draw(family, _SEED)
+    _check_draws("sample", family.sample)
+
+
+def _check_draws(name: str, sample: Sample) -> None:
+    def draw(seed: int) -> list[Task]:
+        return list(sample(np.random.default_rng(seed), _TASKS))
+
+    first = draw(_SEED)
     if len(first) != _TASKS:
-        raise Broken(f"sample(rng, {_TASKS}) gave {len(first)} tasks; it must give as many as it is asked for")
+        raise Broken(f"{name}(rng, {_TASKS}) gave {len(first)} tasks; it must give as many as it is asked for")
     before = _global_generators()
-    again = _draw(family, _SEED)
+    again = draw(_SEED)
     if _global_generators() != before:
-        raise Broken("sample draws from the global generator of numpy or random; draw from the rng it is given instead")
+        raise Broken(
+            f"{name} draws from the global generator of numpy or random; draw from the rng it is given instead"
+        )
     if not _can_be_pickled(first):
         return  # the next rule's concern; nothing else tells whether any two objects are equal
     if not _same_tasks(first, again):
         raise Broken("the same rng gave different tasks; draw everything from rng, and nothing from elsewhere")
-    if all(_same_tasks(first, _draw(family, _SEED + other)) for other in range(1, 4)):
+    if all(_same_tasks(first, draw(_SEED + other)) for other in range(1, 4)):
         raise Broken("four differently seeded generators gave the same tasks; draw them from rng")
 
 
@@ -128,6 +148,19 @@ def _can_be_pickled(thing: object) -> bool:
 
 def _same_tasks(first: Sequence[Task], second: Sequence[Task]) -> bool:
     return [cloudpickle.dumps(task) for task in first] == [cloudpickle.dumps(task) for task in second]
+
+
+def _test_tasks(family: TaskFamily) -> None:
+    assert isinstance(family, SamplesTestTasks)
+    _check_draws("sample_test", family.sample_test)
+    train = _draw(family, _SEED, _MANY)
+    test = list(family.sample_test(np.random.default_rng(_SEED), _MANY))
+    if _can_be_pickled([train, test]):
+        known = {cloudpickle.dumps(task) for task in train}
+        for task in test:
+            if cloudpickle.dumps(task) in known:
+                raise Broken(f"sample and sample_test both drew the task {task!s:.100}; set the test tasks apart")
+    SingleEnvs(family, [train[0], *test[:_TASKS]], 1).close()
 
 
 def _pickling(family: TaskFamily) -> None:

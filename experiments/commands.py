@@ -27,10 +27,18 @@ from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
 from metarl.rollout.stepping import EnvironmentFault
 from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace
-from metarl.tasks import FAMILIES, DuplicateTaskFamily, UnknownTaskFamily, family_factory
+from metarl.tasks import FAMILIES, DuplicateTaskFamily, MissingPackage, UnknownTaskFamily, family_factory
 
 _USAGE_ERRORS = (UnknownTaskFamily, DuplicateTaskFamily, UnknownPreset, PluginError, ConfigError, ValueError)
-_RUN_ERRORS = (RunError, CheckpointError, TrainingStalled, UnsupportedSpace, EnvironmentFault, WorkerError)
+_RUN_ERRORS = (
+    RunError,
+    CheckpointError,
+    TrainingStalled,
+    UnsupportedSpace,
+    EnvironmentFault,
+    WorkerError,
+    MissingPackage,
+)
 _RUN_FLAGS = {
     "workers": "Processes that step families without a vector form.",
     "minutes": "Stop after this much training time even if iterations are left.",

@@ -18,7 +18,7 @@ from metarl.engine import Evaluation, evaluate, make_learner
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
-from metarl.rollout.stepping import draw_tasks
+from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.rollout.workers import WorkerPool
 
 EVALUATION = "evaluation.json"
@@ -103,13 +103,14 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
 
 
 def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
-    return draw_tasks(run.config.family, generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
+    return draw_held_out_tasks(run.config.family, generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
 
 
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
     """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
     config = run.config.train
     mean_return = [_mean(row) for row in evaluation.returns]
+    success = [_mean(row) for row in evaluation.success]
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
@@ -122,6 +123,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "step_sizes": options.step_sizes(config.inner.step_size),
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
+        **({"mean_success": success} if np.isfinite(success).any() else {}),
         "total_return": sum(mean_return) * options.episodes,
         **_reference(run, options, mean_return),
         "diverged_episodes": evaluation.diverged,
@@ -140,15 +142,16 @@ def _reference(run: Run, options: EvaluateConfig, mean_return: Sequence[float]) 
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Mean return and interval after 0..K gradient steps."""
+    """Mean return and interval after 0..K gradient steps, and success where the environments tell it."""
     view = Table(
         title=f"{result['family']}: return on {result['tasks']} held-out tasks, {result['episodes']} episodes each"
     )
-    for heading in ("gradient steps", "step size", "mean return", "95 % interval"):
+    success = [f"{100.0 * share:.0f} %" for share in result.get("mean_success", ())]
+    for heading in ("gradient steps", "step size", "mean return", "95 % interval", *(["success"] if success else [])):
         view.add_column(heading, justify="right")
     sizes = ["", *(f"{size:g}" for size in result["step_sizes"])]
     for step, (mean, half) in enumerate(zip(result["mean_return"], result["ci95"], strict=True)):
-        view.add_row(str(step), sizes[step], f"{mean:.2f}", f"± {half:.2f}")
+        view.add_row(str(step), sizes[step], f"{mean:.2f}", f"± {half:.2f}", *success[step : step + 1])
     return view
 
 

@@ -112,6 +112,16 @@ def _tabular(episodes: int) -> MetaTrainConfig:
     )
 
 
+def _metaworld(meta_batch_size: int, horizon: int) -> Callable[[], MetaTrainConfig]:
+    return lambda: MetaTrainConfig(
+        policy=PolicyConfig(initial_log_std=-0.5, last_layer_scale=0.1),
+        rollout=RolloutConfig(episodes=10, horizon=horizon, normalize_observations=True),
+        outer=TrustRegionConfig(max_kl=0.03),
+        meta_batch_size=meta_batch_size,
+        held_out_tasks=10,
+    )
+
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "navigation-2d": {
         "default": Preset(
@@ -212,6 +222,27 @@ PRESETS: dict[str, dict[str, Preset]] = {
             summary="Rothfuss et al. 2019: goals U[0, 3] m/s, tanh 64-64, frame_skip 5, H 100, 1001 iterations",
             family={"velocity_high": 3.0},
             train=_promp(100),
+        ),
+    },
+    "metaworld-ml1": {
+        "default": Preset(
+            summary="reach-v3, H 200, 10 tasks x 10 episodes, tanh 64-64, KL 0.03; learns within ten iterations",
+            family={},
+            train=_metaworld(10, 200),
+        ),
+    },
+    "metaworld-ml10": {
+        "default": Preset(
+            summary="H 500, 20 tasks x 10 episodes, tanh 64-64, KL 0.03; not tried",
+            family={},
+            train=_metaworld(20, 500),
+        ),
+    },
+    "metaworld-ml45": {
+        "default": Preset(
+            summary="H 500, 20 tasks x 10 episodes, tanh 64-64, KL 0.03; not tried",
+            family={},
+            train=_metaworld(20, 500),
         ),
     },
     "ant-vel": {

@@ -18,6 +18,7 @@ from metarl.experiments.trajectories import Paths, draw_trajectories
 from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
+from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import take
 from metarl.types import Rollouts
@@ -101,7 +102,7 @@ def held_out_tasks(family: TaskFamily, count: int, seed: int) -> list[Task]:
         count: how many; tasks may repeat where the family has fewer.
         seed: as in ``EvaluateConfig``.
     """
-    drawn = family.sample(generator(seed, Stream.EVALUATION_TASKS), max(40, count))
+    drawn = draw_held_out_tasks(family, generator(seed, Stream.EVALUATION_TASKS), max(40, count))
     try:
         rows = np.asarray(drawn, dtype=np.float64).reshape(len(drawn), -1)
     except (TypeError, ValueError):  # a user's tasks need not be numbers

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import VectorWrapper
 
 from metarl.envs.locomotion_vector import LocomotionVectorEnv
-from metarl.rollout.stepping import VecEnv, make_vector_env
+from metarl.rollout.stepping import VecEnv, draw_held_out_tasks, make_vector_env
 from metarl.tasks import Task, TaskFamily
 
 
@@ -78,6 +78,10 @@ class RecordedFamily:
     def sample(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
         """The family's own tasks."""
         return self._family.sample(rng, count)
+
+    def sample_test(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
+        """The family's own tasks for evaluation."""
+        return draw_held_out_tasks(self._family, rng, count)
 
     def make_env(self, task: Task) -> gymnasium.Env[Any, Any]:
         """The family's own environment."""

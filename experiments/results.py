@@ -58,9 +58,9 @@ def keep_results(directory: Path, folder: Path) -> Path:
 
 
 def _curves(lines: Sequence[Metrics]) -> str:
-    """Returns and a few figures of each iteration as CSV."""
+    """Returns, success where it is told, and a few figures of each iteration as CSV."""
     names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = [name for name in names if name in _COLUMNS or "return_after" in name]
+    columns = [name for name in names if name in _COLUMNS or "return_after" in name or "success_after" in name]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -105,7 +105,9 @@ def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path,
 
 def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], directory: Path, log: RunLog) -> None:
     """Write ``results.json`` and the hyper-parameters beside their final figures."""
-    final = {name: value for name, value in lines[-1].items() if "return_after" in name and math.isfinite(value)}
+    kinds = ("return_after", "success_after")
+    last = {name: value for name, value in lines[-1].items() if any(kind in name for kind in kinds)}
+    final = {name: value for name, value in last.items() if math.isfinite(value)}
     log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
     summary = {
         "iterations": state.iteration,
@@ -168,6 +170,14 @@ def _returns(returns: np.ndarray) -> str:
     return "return " + " → ".join(shown)
 
 
+def _success(iteration: Iteration) -> str:
+    """Of the held-out tasks, where the environments tell it."""
+    success = iteration.held_out_success
+    if success is None or not np.isfinite(success).any():
+        return ""
+    return ", success " + " → ".join(f"{100.0 * np.nanmean(row):.0f} %" for row in success)
+
+
 def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:
     """Without a terminal for the bar: a line whenever held-out tasks were evaluated."""
     if iteration.held_out is None or console.is_terminal:
@@ -176,7 +186,7 @@ def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:
     diverged = metrics["train/diverged_episodes"]
     console.print(
         f"iteration {iteration.state.iteration}/{config.train.iterations}: {_returns(iteration.returns)}, "
-        f"held-out {_returns(iteration.held_out)}, KL {metrics['outer/kl_nats']:.4f}, "
+        f"held-out {_returns(iteration.held_out)}{_success(iteration)}, KL {metrics['outer/kl_nats']:.4f}, "
         f"{metrics['time/iteration_s']:.2f} s{f', {diverged:.0f} episodes diverged' if diverged else ''}",
         soft_wrap=True,
     )

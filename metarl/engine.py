@@ -27,7 +27,7 @@ from metarl.rollout.normalizer import make_scaler, no_statistics, update_statist
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
 from metarl.rollout.session import open_session
-from metarl.rollout.stepping import SingleEnvs, draw_tasks
+from metarl.rollout.stepping import SingleEnvs, draw_held_out_tasks, draw_tasks
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import concatenate, expand, take, take_tasks
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
@@ -104,6 +104,8 @@ class Iteration(NamedTuple):
     """Mean return of each training task after 0..S steps, ``[S + 1, M]``."""
     held_out: np.ndarray | None
     """The same for the held-out tasks, in the iterations that evaluate them."""
+    held_out_success: np.ndarray | None
+    """Share of their episodes that succeeded, ``[S + 1, M]``; nan where the environments do not say."""
 
 
 class Evaluation(NamedTuple):
@@ -253,8 +255,8 @@ def meta_train(family: TaskFamily, policy: Policy, config: MetaTrainConfig, stat
         )
         returns = np.stack([batch.returns for batch in batches])
         metrics = update.metrics | _batch_metrics(policy, state, returns, batches) | clock.metrics(env_steps)
-        held_out = _held_out(family, policy, config, state) if _due(config, state) else None
-        yield Iteration(state, metrics, returns, held_out)
+        held_out = _held_out(family, policy, config, state) if _due(config, state) else (None, None)
+        yield Iteration(state, metrics, returns, *held_out)
         if state.failures_in_row >= config.max_failures:
             raise TrainingStalled(_stalled(state, update.metrics))
 
@@ -264,11 +266,15 @@ def _due(config: MetaTrainConfig, state: TrainState) -> bool:
     return every > 0 and (state.iteration % every == 0 or state.iteration == config.iterations)
 
 
-def _held_out(family: TaskFamily, policy: Policy, config: MetaTrainConfig, state: TrainState) -> np.ndarray:
-    tasks = draw_tasks(family, generator(config.seed, Stream.HELD_OUT_TASKS, 0), config.held_out_tasks)
+def _held_out(
+    family: TaskFamily, policy: Policy, config: MetaTrainConfig, state: TrainState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and success."""
+    tasks = draw_held_out_tasks(family, generator(config.seed, Stream.HELD_OUT_TASKS, 0), config.held_out_tasks)
     seeds = EpisodeSeeds(config.seed, Stream.HELD_OUT_ROLLOUTS, (state.iteration,))
     learner = make_learner(policy, config)
-    return evaluate(family, learner, state.meta, tasks, config.rollout, seeds).returns
+    found = evaluate(family, learner, state.meta, tasks, config.rollout, seeds)
+    return found.returns, found.success
 
 
 def evaluate(

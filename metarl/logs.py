@@ -65,6 +65,9 @@ class RunLog:
         if iteration.held_out is not None:
             self._returns("held_out_tasks", iteration.held_out, number)
             metrics |= {f"held_out/return_after_{step}": _mean(row) for step, row in enumerate(iteration.held_out)}
+        if iteration.held_out_success is not None and np.isfinite(iteration.held_out_success).any():
+            success = enumerate(iteration.held_out_success)
+            metrics |= {f"held_out/success_after_{step}": _mean(row) for step, row in success}
         for name, value in metrics.items():
             if "return_after" not in name and math.isfinite(value):
                 self._main.add_scalar(name, value, number)

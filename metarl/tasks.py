@@ -25,6 +25,10 @@ class InvalidFamilyOption(ValueError):
     """A task family does not take an option, or not with that value."""
 
 
+class MissingPackage(ImportError):
+    """A task family needs a package that is not installed."""
+
+
 class DuplicateTaskFamily(ValueError):
     """Two task families want the same name."""
 
@@ -35,6 +39,10 @@ class TaskFamily(Protocol):
 
     A family may also have ``make_vec(tasks, episodes) -> gymnasium.vector.VectorEnv`` with ``len(tasks) * episodes``
     sub-environments, the episodes of one task next to each other, autoreset disabled; see ``SupportsVector``.
+
+    Held-out tasks come from ``sample`` too, by generators that training does not use, which will do where tasks are
+    drawn from a continuum. A family with tasks set apart for testing has ``sample_test(rng, count)`` as well: then
+    training draws from ``sample`` alone, evaluation from ``sample_test`` alone; see ``SamplesTestTasks``.
     """
 
     def sample(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
@@ -52,6 +60,15 @@ class SupportsVector(Protocol):
 
     def make_vec(self, tasks: Sequence[Task], episodes: int) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
         """Sub-environment ``m * episodes + e`` runs episode e of ``tasks[m]``; rows that are over stay frozen."""
+        ...
+
+
+@runtime_checkable
+class SamplesTestTasks(Protocol):
+    """A family with tasks that training must not see."""
+
+    def sample_test(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
+        """Draw ``count`` test tasks, none of which ``sample`` ever draws."""
         ...
 
 

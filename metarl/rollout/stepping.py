@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from metarl.spaces import AnySpace, observation_size
-from metarl.tasks import SupportsVector, Task, TaskFamily
+from metarl.tasks import MissingPackage, SamplesTestTasks, SupportsVector, Task, TaskFamily
 
 VecEnv = VectorEnv[Any, Any, Any]
 
@@ -28,17 +28,27 @@ def draw_tasks(family: TaskFamily, rng: np.random.Generator, count: int) -> Sequ
 
     Raises:
         EnvironmentFault: if it raises an exception, or gives another number of tasks.
+        MissingPackage: if the family needs one.
     """
-    name = type(family).__name__
+    return _drawn(family, "sample", rng, count)
+
+
+def draw_held_out_tasks(family: TaskFamily, rng: np.random.Generator, count: int) -> Sequence[Task]:
+    """Tasks to evaluate on: ``family.sample_test`` where it has that, else ``sample``; otherwise as ``draw_tasks``."""
+    return _drawn(family, "sample_test" if isinstance(family, SamplesTestTasks) else "sample", rng, count)
+
+
+def _drawn(family: TaskFamily, method: str, rng: np.random.Generator, count: int) -> Sequence[Task]:
+    place = f"{type(family).__name__}, {method}(rng, {count})"
     try:
-        tasks = family.sample(rng, count)
-    except EnvironmentFault:
+        tasks: Sequence[Task] = getattr(family, method)(rng, count)
+    except (EnvironmentFault, MissingPackage):
         raise
     except Exception as error:
         lines = traceback.format_exc().rstrip()
-        raise EnvironmentFault(f"{name}, sample(rng, {count}): {type(error).__name__}: {error}\n{lines}") from error
+        raise EnvironmentFault(f"{place}: {type(error).__name__}: {error}\n{lines}") from error
     if len(tasks) != count:
-        raise EnvironmentFault(f"{name}, sample(rng, {count}): it must give {count} tasks, got {len(tasks)}")
+        raise EnvironmentFault(f"{place}: it must give {count} tasks, got {len(tasks)}")
     return tasks
 
 

@@ -43,7 +43,13 @@ from metarl.rollout.exchange import (
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds
 from metarl.rollout.session import LocalSession, Session
-from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_tasks, make_vector_env
+from metarl.rollout.stepping import (
+    EnvironmentFault,
+    SingleEnvs,
+    draw_held_out_tasks,
+    draw_tasks,
+    make_vector_env,
+)
 from metarl.rollout.worker import work
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import to_numpy
@@ -110,6 +116,10 @@ class WorkerPool:
     def sample(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
         """The family's own tasks."""
         return draw_tasks(self.family, rng, count)
+
+    def sample_test(self, rng: np.random.Generator, count: int) -> Sequence[Task]:
+        """The family's own tasks for evaluation."""
+        return draw_held_out_tasks(self.family, rng, count)
 
     def make_env(self, task: Task) -> gymnasium.Env[Any, Any]:
         """The family's own environment."""

@@ -123,9 +123,9 @@ def test_the_simulated_mass_is_the_tasks(family: Any):
     env = family.make_env(task)
     env.reset(seed=0)
     plain = family.body().model
-    matrix = np.zeros((plain.nv, plain.nv))
-    mujoco.mj_fullM(env.model, env.data, matrix)
-    assert matrix[0, 0] == pytest.approx(task[: plain.nbody] @ plain.body_mass)
+    along_x, momentum = np.eye(plain.nv)[0], np.zeros(plain.nv)
+    mujoco.mj_mulM(env.model, env.data, momentum, along_x)
+    assert momentum[0] == pytest.approx(task[: plain.nbody] @ plain.body_mass)
     assert_allclose(env.model.dof_damping[3:], task[4 * plain.nbody :][3 : plain.nv] * plain.dof_damping[3:])
 
 

@@ -20,7 +20,7 @@ import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.experiments.check import Finding, check_family
 from metarl.experiments.cli import main
 from metarl.experiments.presets import preset_config
-from metarl.tasks import FAMILIES, TaskFamily
+from metarl.tasks import FAMILIES, MissingPackage, TaskFamily
 
 
 class Reach(gymnasium.Env):
@@ -355,7 +355,11 @@ def test_checking_leaves_the_global_generators_as_they_were():
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_built_in_family_keeps_the_contract(name):
-    assert faults(preset_config(name).family) == []
+    try:
+        found = faults(preset_config(name).family)
+    except MissingPackage as missing:
+        pytest.skip(str(missing))
+    assert found == []
 
 
 def test_the_command_lists_the_rules_that_are_kept_and_exits_0(monkeypatch, capsys):

@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -13,7 +14,12 @@ from metarl.experiments.cli import main
 from metarl.experiments.evaluate import EvaluateConfig, _interval
 from metarl.experiments.presets import preset_config
 from metarl.rollout.seeding import Stream, generator
+from metarl.tasks import FAMILIES, register
 
+TINY = [
+    *("--iterations", "2", "--meta-batch-size", "2", "--held-out-every", "1", "--held-out-tasks", "2"),
+    *("--rollout.episodes", "2", "--rollout.horizon", "8", "--policy.hidden", "8"),
+]
 SMALL = ["--tasks", "3", "--episodes", "2"]
 
 
@@ -53,6 +59,83 @@ def test_the_interval_is_students_t_over_tasks():
     """Mean 2, deviation 1 of three tasks: t(0.975, 2) = 4.302653 times 1 / sqrt(3); diverged tasks do not count."""
     assert _interval(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert math.isnan(_interval(np.array([1.0])))
+
+
+class Side(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Reward 1, and success, on the negative side alone."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, side: float) -> None:
+        self.side = side
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1), {}
+
+    def step(self, action):
+        return np.zeros(1), float(self.side < 0.0), False, False, {"success": self.side < 0.0}
+
+
+class Split:
+    """Training tasks are positive, test tasks negative."""
+
+    def sample(self, rng, count):
+        return rng.uniform(1.0, 2.0, size=count)
+
+    def sample_test(self, rng, count):
+        return -rng.uniform(1.0, 2.0, size=count)
+
+    def make_env(self, task):
+        return Side(task)
+
+
+class Mixed(Split):
+    """Test tasks are training tasks."""
+
+    def sample_test(self, rng, count):
+        return [1.5] * count
+
+    def sample(self, rng, count):
+        return [1.5, 1.75, *rng.uniform(size=count)][:count]
+
+
+@pytest.fixture
+def split():
+    """Registered for one test."""
+    register("test-split")(Split)
+    register("test-mixed")(Mixed)
+    yield
+    del FAMILIES["test-split"], FAMILIES["test-mixed"]
+
+
+@pytest.mark.usefixtures("split")
+def test_evaluation_is_on_test_tasks_and_tells_success_beside_the_return(tmp_path: Path, capsys):
+    """Eight steps of reward 1 on every test task; training never saw one, so nothing was learned and nothing paid."""
+    assert main(["train", "test-split", "--runs", str(tmp_path), "--name", "run", *TINY]) == 0
+    assert "held-out return 8.0 → 8.0, success 100 % → 100 %" in capsys.readouterr().out
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert [line[f"{kind}/return_after_1"] for kind in ("train", "held_out")] == [0.0, 8.0]
+    assert [line[f"{kind}/success_after_1"] for kind in ("train", "held_out")] == [0.0, 1.0]
+    assert main(["evaluate", str(tmp_path / "run"), "--steps", "1", *SMALL]) == 0
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (found["mean_return"], found["mean_success"]) == ([8.0, 8.0], [1.0, 1.0])
+    assert "100 %" in capsys.readouterr().out
+    assert main(["results", str(tmp_path / "run"), "--into", str(tmp_path / "kept")]) == 0
+    assert "held_out/success_after_1" in (tmp_path / "kept" / "run" / "curves.csv").read_text()
+
+
+def test_families_that_tell_no_success_have_none_in_their_evaluation(tiny_run: Path, capsys):
+    assert main(["evaluate", str(tiny_run), "--steps", "1", *SMALL]) == 0
+    assert "mean_success" not in json.loads((tiny_run / "evaluation.json").read_text())
+    assert "success" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("split")
+def test_check_finds_test_tasks_that_are_training_tasks(capsys):
+    assert main(["check", "test-mixed"]) == 1
+    assert "sample_test(rng, count) gives tasks that sample never gives" in capsys.readouterr().out
 
 
 def test_the_results_command_keeps_the_small_files_and_prints_the_table(tiny_run: Path, tmp_path: Path, capsys):

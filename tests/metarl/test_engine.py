@@ -30,6 +30,7 @@ from metarl.policies.base import PolicyConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
+from metarl.rollout.workers import WorkerConfig, WorkerPool
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
 TINY = MetaTrainConfig(
@@ -352,3 +353,45 @@ def test_a_tiny_run_learns_to_adapt():
 def test_impossible_runs_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         MetaTrainConfig(**options)
+
+
+class Sides(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Rewards of the task's sign; success is the negative side."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, side: float) -> None:
+        self.side = side
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1), {}
+
+    def step(self, action):
+        return np.zeros(1), self.side + 0.01 * float(action[0]), False, False, {"success": self.side < 0.0}
+
+
+class SplitFamily:
+    """Training is on the positive side, testing on the negative."""
+
+    def sample(self, rng, count):
+        return [1.0] * count
+
+    def sample_test(self, rng, count):
+        return [-1.0] * count
+
+    def make_env(self, task):
+        return Sides(task)
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, lambda family: WorkerPool(family, WorkerConfig())])
+def test_training_draws_training_tasks_and_held_out_evaluation_test_tasks(wrap):
+    """Five steps of reward near 1 or -1; without ``sample_test`` the same streams of ``sample`` serve, as before."""
+    for each in run(wrap(SplitFamily()), replace(TINY, held_out_every=1, iterations=2)):
+        assert each.returns.min() > 4.0
+        assert each.held_out is not None
+        assert each.held_out.max() < -4.0
+        assert each.held_out_success is not None
+        assert each.held_out_success.tolist() == [[1.0] * 3] * 2
+        assert [each.metrics[f"train/success_after_{step}"] for step in (0, 1)] == [0.0, 0.0]

@@ -16,7 +16,7 @@ from metarl.policies.base import PolicyConfig
 from metarl.policies.gaussian import GaussianPolicy
 from metarl.rollout.sample import EpisodeSeeds, sample_episodes
 from metarl.rollout.seeding import Stream, generator
-from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_tasks, make_vector_env
+from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, draw_held_out_tasks, draw_tasks, make_vector_env
 from metarl.trees import expand
 
 
@@ -323,6 +323,20 @@ def test_another_number_of_tasks_than_asked_for_is_refused():
     with pytest.raises(EnvironmentFault, match=r"^Samples, sample\(rng, 3\): it must give 3 tasks, got 2"):
         draw_tasks(Samples(lambda count: [1] * (count - 1)), np.random.default_rng(0), 3)
     assert len(draw_tasks(Countdowns(), np.random.default_rng(0), 3)) == 3
+
+
+class SplitSamples(Samples):
+    def sample_test(self, rng: np.random.Generator, count: int) -> Any:
+        return [9] * min(count, 4)
+
+
+def test_held_out_tasks_are_the_familys_test_tasks_where_it_has_some_held_to_the_same_contract():
+    rng = np.random.default_rng(0)
+    split, plain = SplitSamples(lambda count: [1] * count), Samples(lambda count: [1] * count)
+    assert draw_held_out_tasks(split, rng, 3) == [9, 9, 9]
+    assert draw_tasks(split, rng, 3) == draw_held_out_tasks(plain, rng, 3) == [1, 1, 1]
+    with pytest.raises(EnvironmentFault, match=r"^SplitSamples, sample_test\(rng, 5\): it must give 5 tasks, got 4"):
+        draw_held_out_tasks(split, rng, 5)
 
 
 @pytest.mark.parametrize("family", [Countdowns(), BrokenVector()], ids=["no_vector_form", "simulator_missing"])
