@@ -125,13 +125,13 @@ def _metaworld(meta_batch_size: int, horizon: int) -> Callable[[], MetaTrainConf
 PRESETS: dict[str, dict[str, Preset]] = {
     "navigation-2d": {
         "default": Preset(
-            summary="tanh 64-64, small initial deviation with a floor, KL 0.03, 100 iterations",
+            summary="tanh 64-64, small initial deviation with a floor, discount 0.98, KL 0.02, 100 iterations",
             family={},
             train=lambda: MetaTrainConfig(
-                policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-2.5, last_layer_scale=0.1),
-                rollout=RolloutConfig(horizon=100),
-                inner=InnerConfig(step_size=0.05),
-                outer=TrustRegionConfig(max_kl=0.03, fisher_stride=2),
+                policy=PolicyConfig(initial_log_std=-2.0, min_log_std=-2.75, last_layer_scale=0.1),
+                rollout=RolloutConfig(horizon=100, discount=0.98),
+                inner=InnerConfig(step_size=0.042),
+                outer=TrustRegionConfig(max_kl=0.02, fisher_stride=2),
                 iterations=100,
             ),
         ),
