@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import gymnasium
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
-from metarl.envs.checks import FloatArray, check_count
+from metarl.envs.checks import FloatArray, check_choice, check_count
+from metarl.envs.offscreen import Camera
 from metarl.tasks import MissingPackage, closest, register
 
 CAMERA = "corner2"
@@ -114,7 +116,7 @@ class MetaWorldEnv(gymnasium.Env[FloatArray, FloatArray]):
 
     Args:
         task: which environment, and where things are in it.
-        render_mode: ``rgb_array`` or none.
+        render_mode: None or "rgb_array".
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - Gymnasium reads it from the class
@@ -122,8 +124,10 @@ class MetaWorldEnv(gymnasium.Env[FloatArray, FloatArray]):
     def __init__(self, task: MetaWorldTask, *, render_mode: str | None = None) -> None:
         metaworld = _import()
         _check_name(task.env_name)
+        check_choice("render_mode", render_mode, (None, "rgb_array"))
         self.render_mode = render_mode
-        self._env = _env_class(task.env_name)(render_mode=render_mode, camera_name=CAMERA)
+        self._env = _env_class(task.env_name)()
+        self._camera: Camera | None = None
         settings = {
             "rand_vec": np.array(task.positions),
             "env_cls": metaworld.ALL_V3_ENVIRONMENTS[task.env_name],
@@ -146,13 +150,19 @@ class MetaWorldEnv(gymnasium.Env[FloatArray, FloatArray]):
         observation, reward, terminated, truncated, info = self._env.step(action)
         return observation, float(reward), terminated, truncated, info
 
-    def render(self) -> Any:
-        """The picture ``[480, 480, 3]``."""
-        return self._env.render()
+    def render(self) -> NDArray[np.uint8] | None:
+        """Picture ``[480, 480, 3]`` of the table; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self._camera is None:
+            self._camera = Camera(self._env.model, 480, 480, CAMERA)
+        return self._camera.picture(self._env.data)[::-1, ::-1]  # this camera hangs upside down
 
     def close(self) -> None:
-        """Close what draws."""
-        self._env.close()
+        """Free what rendering holds; may be called twice."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
 
 @register("metaworld-ml1")

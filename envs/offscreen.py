@@ -37,15 +37,16 @@ def open_context(width: int, height: int) -> Any:
 
 
 class Camera:
-    """Draws one simulation through the camera ``track`` of its model, which follows the body.
+    """Draws one simulation through a camera of its model.
 
     Args:
         model: MjModel; its off-screen buffer grows to the picture's size.
         width: of the picture (pixels).
         height: of the picture (pixels).
+        name: of the camera; ``track`` follows the body.
     """
 
-    def __init__(self, model: Any, width: int, height: int) -> None:
+    def __init__(self, model: Any, width: int, height: int, name: str = "track") -> None:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         model.vis.quality.shadowsize = min(model.vis.quality.shadowsize, 1024)  # half the time, the same picture
@@ -56,7 +57,7 @@ class Camera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._resources)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        self._camera.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)
         self._area = mujoco.MjrRect(0, 0, width, height)
 
     def picture(self, data: Any) -> NDArray[np.uint8]:

@@ -165,6 +165,20 @@ def test_the_goal_is_hidden_and_reaching_it_is_a_success():
 
 
 @needs_metaworld
+def test_drawing_shows_the_table_and_changes_no_motion():
+    drawn, plain = MetaWorldML1().make_env(REACH, render_mode="rgb_array"), MetaWorldML1().make_env(REACH)
+    assert_array_equal(drawn.reset(seed=0)[0], plain.reset(seed=0)[0])
+    assert plain.render() is None
+    for action in np.random.default_rng(0).uniform(-1.0, 1.0, (5, 4)).astype(np.float32):
+        picture = drawn.render()
+        assert_array_equal(drawn.step(action)[0], plain.step(action)[0])
+    assert picture.shape == (480, 480, 3)
+    assert picture.std() > 10.0
+    for env in (drawn, drawn, plain):
+        env.close()
+
+
+@needs_metaworld
 def test_an_unknown_environment_names_the_nearest():
     with pytest.raises(ValueError, match="no environment 'reach-v4'; did you mean 'reach-v3'"):
         MetaWorldML1(task_name="reach-v4").sample(np.random.default_rng(0), 1)
