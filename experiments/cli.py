@@ -25,7 +25,9 @@ COMMANDS = {
     "check": Command("commands", "check", "does a task family keep the contract? what is wrong, how to mend it"),
     "results": Command("commands", "results", "the table of what runs reached; keep their small files"),
     "list": Command("commands", "list_all", "task families, algorithms and presets"),
-    "bench": Command("commands", "bench", "measure sampling (rollout) or a whole meta-iteration (iteration)"),
+    "bench": Command(
+        "commands", "bench", "measure sampling (rollout), a meta-iteration, or the signal of inner gradients"
+    ),
 }
 
 

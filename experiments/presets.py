@@ -65,8 +65,8 @@ def _cheetah_dir() -> MetaTrainConfig:
 def _ant(tasks: int, episodes: int) -> MetaTrainConfig:
     """Small batches of short episodes, hundreds of updates in half an hour; and advantages that look ahead little.
 
-    Of the untrained ant, gradients of independent batches of 2,000 steps have the mean cosine 0.03 with a discount of
-    0.99 and lambda 0.95, and 0.18 with 0.9 and 0.5.
+    Of the untrained ant, inner gradients of independent batches agree several times as well with a discount of 0.9 and
+    lambda 0.5 as with 0.99 and 0.95: ``metarl bench gradient ant-dir --episodes 20``.
     """
     return MetaTrainConfig(
         policy=PolicyConfig(initial_log_std=-0.5, last_layer_scale=0.1),

@@ -8,12 +8,21 @@ import statistics
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from rich.console import Console
 
 import metarl.envs  # noqa: F401
 from metarl.envs import AntVel, HalfCheetahVel, Navigation2D
-from metarl.experiments.bench import IterationBench, RolloutBench, run_iteration_bench, run_rollout_bench
+from metarl.experiments.bench import (
+    GradientBench,
+    IterationBench,
+    RolloutBench,
+    run_gradient_bench,
+    run_iteration_bench,
+    run_rollout_bench,
+)
+from metarl.experiments.bench_gradient import mean_cosine
 from metarl.experiments.measure import own_policies, peak_memory, resident_memory, summary
 from metarl.experiments.peers import PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
@@ -187,3 +196,42 @@ def test_impossible_numbers_are_refused(kind, name):
 def test_an_unknown_family_is_named_with_the_nearest_one():
     with pytest.raises(UnknownTaskFamily, match="did you mean 'half-cheetah-vel'"):
         run_rollout_bench(RolloutBench(family_name="half-cheetah-velo"), console())
+
+
+def test_mean_cosine_by_hand():
+    """Two at right angles and their bisector: (0 + 2 sqrt(1/2)) / 3."""
+    rows = torch.tensor([[3.0, 0.0], [0.0, 0.5], [1.0, 1.0]])
+    assert mean_cosine(rows) == pytest.approx(2.0 * 0.5**0.5 / 3.0)
+    assert np.isnan(mean_cosine(rows[:1]))
+
+
+def test_gradients_agree_better_with_more_episodes(tmp_path):
+    path = tmp_path / "gradient.json"
+    few, many = (
+        run_gradient_bench(
+            GradientBench(
+                family_name="navigation-2d",
+                batches=4,
+                episodes=episodes,
+                discounts=(0.9,),
+                lambdas=(1.0,),
+                json_file=path,
+            ),
+            console(),
+        )["figures"][0]["mean_cosine"]
+        for episodes in (1, 40)
+    )
+    assert few < many <= 1.0
+    assert json.loads(path.read_text())["figures"][0]["mean_cosine"] == many
+
+
+def test_the_generic_path_is_measured_beside_a_bare_loop_and_workers():
+    report = run_rollout_bench(
+        RolloutBench(family_name="cartpole", tasks=2, episodes=2, horizon=10, hidden=(4,), repeats=1, workers=(1,)),
+        console(),
+    )
+    figures = report["figures"]
+    assert figures["bare_loop_env_steps_per_s"]["median"] > 0.0
+    assert figures["workers_1_env_steps_per_s"]["median"] > 0.0
+    ratio = figures["generic_path_env_steps_per_s"]["median"] / figures["bare_loop_env_steps_per_s"]["median"]
+    assert figures["generic_path_over_bare_loop"]["median"] == pytest.approx(ratio)
