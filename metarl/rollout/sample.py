@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.policies.base import Arrays, Policy
+from metarl.policies.base import Arrays, Policy, Sampler
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.seeding import Stream, seed_sequence
 from metarl.rollout.stepping import VecEnv
@@ -97,6 +97,7 @@ def sample_episodes(
     diverged = np.zeros(env.num_envs, dtype=bool)
     success = np.full(env.num_envs, np.nan, dtype=np.float32)
     running = np.ones(env.num_envs, dtype=bool)
+    taken = 0
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
     seen = reset(seed=seeds.resets(tasks, episodes))[0]
     for step in range(horizon):
@@ -113,16 +114,17 @@ def sample_episodes(
         if "success" in info:
             success = np.fmax(success, np.where(running, info["success"], np.nan))
         running &= ~(terminated | truncated)
+        taken = step + 1
         if not running.any():
             break
     diverged = (
         diverged.reshape(tasks, episodes) | ~np.isfinite(rewards).all(-1) | ~np.isfinite(observations).all((-1, -2))
     )
     mask[diverged] = 0.0
-    if not mask.all():
-        for field in (observations, actions, noise, *distributions.values()):
-            field[mask == 0.0] = 0.0
-        rewards[mask == 0.0] = 0.0
+    padding = mask[:, :, :taken] == 0.0
+    if padding.any():
+        for field in (observations, actions, noise, rewards, *distributions.values()):
+            field[:, :, :taken][padding] = 0.0
     return Episodes(
         observations=observations,
         actions=actions,
@@ -130,10 +132,22 @@ def sample_episodes(
         constants=sampler.constants,
         rewards=rewards,
         mask=mask,
-        log_probs=sampler.log_probs(actions, noise, distributions),
+        log_probs=_log_probs(sampler, actions, noise, distributions, taken),
         diverged=diverged,
         success=success.reshape(tasks, episodes),
     )
+
+
+def _log_probs(
+    sampler: Sampler, actions: np.ndarray, noise: np.ndarray, distributions: dict[str, np.ndarray], taken: int
+) -> np.ndarray:
+    """Of the steps taken; after them of a step of zeros, as on padding before, for often most steps are padding."""
+    one = {name: np.zeros_like(part[:, :, :1]) for name, part in distributions.items()}
+    blank = sampler.log_probs(np.zeros_like(actions[:, :, :1]), np.zeros_like(noise[:, :, :1]), one)
+    found = np.broadcast_to(blank, actions.shape[:3]).copy()
+    parts = {name: part[:, :, :taken] for name, part in distributions.items()}
+    found[:, :, :taken] = sampler.log_probs(actions[:, :, :taken], noise[:, :, :taken], parts)
+    return found
 
 
 def episode_returns(episodes: Episodes) -> np.ndarray:

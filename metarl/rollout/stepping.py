@@ -171,6 +171,7 @@ class SingleEnvs(VecEnv):
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the episodes that are not over; the others repeat their last observation with reward 0."""
         envs, seen, row, progress = self.envs, self._observations, self._row, self._progress
+        plain, shape = self._plain, self._space.shape
         rewards = np.zeros(self.num_envs)
         diverged = np.zeros(self.num_envs, dtype=bool)
         success = np.full(self.num_envs, np.nan)
@@ -179,7 +180,8 @@ class SingleEnvs(VecEnv):
         try:  # the loop of every environment written in Python: what it costs beside their own steps is measured
             for index in self._running:
                 observation, rewards[index], terminated, truncated, info = envs[index].step(actions[index])
-                seen[index] = row(observation)
+                # What is a plain array of the right shape needs no call.
+                seen[index] = observation if plain and np.shape(observation) == shape else row(observation)
                 if terminated or truncated:
                     self._terminated[index], self._truncated[index], ended = terminated, truncated, True
                 if info:

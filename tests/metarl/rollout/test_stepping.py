@@ -369,3 +369,31 @@ def test_the_generic_path_equals_a_familys_vector_form_bit_for_bit(name, assert_
     assert float(np.abs(found[0].rewards).min()) > 0.0
     vector.close()
     single.close()
+
+
+class Rooms(gymnasium.Env):
+    """Observes which of three rooms it is in, as a NumPy integer; the action is the next room."""
+
+    observation_space = gymnasium.spaces.Discrete(3, start=1)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.int64(1), {}
+
+    def step(self, action):
+        return np.int64(1 + action), 0.0, False, False, {}
+
+
+class House:
+    def sample(self, rng: np.random.Generator, count: int) -> list[int]:
+        return [0] * count
+
+    def make_env(self, task: int) -> Rooms:
+        return Rooms()
+
+
+def test_discrete_observations_are_one_hot_from_the_reset_on():
+    env = SingleEnvs(House(), [0], 2)
+    assert_array_equal(env.reset(seed=[1, 2])[0], [[1, 0, 0], [1, 0, 0]])
+    assert_array_equal(env.step(np.array([2, 1]))[0], [[0, 0, 1], [0, 1, 0]])
