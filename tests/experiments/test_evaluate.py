@@ -30,7 +30,7 @@ def test_evaluation_json_holds_the_returns_after_each_step_and_their_intervals(t
     assert (found["tasks"], found["episodes"]) == (3, 2)
     assert len(found["mean_return"]) == len(found["ci95"]) == 4
     assert all(math.isfinite(value) for value in found["mean_return"] + found["ci95"])
-    assert found["step_sizes"] == [0.05, 0.025, 0.025]
+    assert found["step_sizes"] == [0.042, 0.021, 0.021]
     assert f"{found['mean_return'][1]:.2f}" in capsys.readouterr().out
 
 

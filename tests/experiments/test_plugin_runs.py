@@ -90,7 +90,9 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the worker processes."""
-    found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True)
+    found = subprocess.run(
+        ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True, text=True
+    )
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 
 
@@ -106,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_worker_killed_in_training_is_replaced_and_changes_no_weight(folder: Path):
-    process = start_training(folder, "killed", "--workers.count", "2", "--family.pause", "0.005")
+    process = start_training(folder, "killed", "--workers.count", "2", "--family.pause", "0.01")
     deadline = time.monotonic() + 120
     while not read_metrics(folder / "runs" / "killed"):
         assert time.monotonic() < deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -116,12 +117,8 @@ def shared_memory(pid: int) -> list[str]:
 
 
 def children() -> list[int]:
-    """This process's worker processes; the resource tracker, which is none, stays until the end."""
-    found = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False
-    )
-    lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
-    return [int(pid) for pid, line in lines if "resource_tracker" not in line and not line.startswith("ps ")]
+    """The worker processes that this process has started."""
+    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
 
 
 FORK = WorkerConfig(count=2, start_method="fork", timeout_s=20.0)
@@ -320,7 +317,7 @@ def test_a_trainer_that_is_killed_leaves_no_process_and_no_shared_memory(tmp_pat
 
 
 def descendants(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
+    found = subprocess.run(["ps", "-ww", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
 
