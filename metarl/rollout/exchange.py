@@ -59,7 +59,8 @@ def new_memory(size: int) -> SharedMemory:
 
 def counter(memory: SharedMemory, index: int) -> memoryview[int]:
     """The number by which a worker shows that it gets on."""
-    assert memory.buf is not None  # only after closing
+    if memory.buf is None:
+        raise ValueError(f"the shared memory {memory.name} was closed")
     return memory.buf.cast("q")[index : index + 1]
 
 
