@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -72,9 +72,73 @@ class SamplesTestTasks(Protocol):
         ...
 
 
-Factory = TypeVar("Factory", bound=Callable[..., TaskFamily])
+class Episodes(NamedTuple):
+    """Examples of M few-shot tasks as arrays; support and query of a task share none."""
 
-FAMILIES: dict[str, Callable[..., TaskFamily]] = {}
+    support_inputs: np.ndarray
+    """``[M, N, ...]``, float32."""
+    support_targets: np.ndarray
+    """Classes within the task ``[M, N]``, int64, or values to regress on ``[M, N, out]``, float32."""
+    query_inputs: np.ndarray
+    query_targets: np.ndarray
+    support_labels: np.ndarray
+    """Which one of all training classes an example shows, ``[M, N]``, int64; ``[M, 0]`` where there are no classes."""
+    query_labels: np.ndarray
+
+
+@runtime_checkable
+class FewShotFamily(Protocol):
+    """A distribution over supervised tasks of N-way K-shot classification, or of regression from K examples.
+
+    A task is a row of numbers that names everything in it: which classes, which pictures, which points.
+    """
+
+    @property
+    def kind(self) -> Literal["classification", "regression"]:
+        """What is learned: judged by accuracy, or by the mean squared error."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Classes in a task, or numbers in a target."""
+        ...
+
+    @property
+    def training_classes(self) -> int:
+        """Classes that training draws from; 0 for regression."""
+        ...
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw ``count`` training tasks ``[M, P]`` from ``rng`` and from nothing else."""
+        ...
+
+    def sample_validation(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """The same from what is set apart for choosing settings."""
+        ...
+
+    def sample_test(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """The same from what is set apart for the final evaluation."""
+        ...
+
+    def examples(self, tasks: np.ndarray) -> Episodes:
+        """The examples of tasks that one of the three drew."""
+        ...
+
+    def variants(self) -> Mapping[str, FewShotFamily]:
+        """This family changed in what evaluation looks into: shots, ranges never trained on, noise."""
+        ...
+
+
+Family = TaskFamily | FewShotFamily
+
+Factory = TypeVar("Factory", bound=Callable[..., Family])
+
+FAMILIES: dict[str, Callable[..., Any]] = {}
 """Registered families by name; a dataclass as factory gives command-line flags for its fields."""
 
 
@@ -103,7 +167,7 @@ def register(name: str) -> Callable[[Factory], Factory]:
     return add
 
 
-def family_factory(name: str) -> Callable[..., TaskFamily]:
+def family_factory(name: str) -> Callable[..., Any]:
     """The factory registered under ``name``.
 
     Raises:
@@ -115,7 +179,7 @@ def family_factory(name: str) -> Callable[..., TaskFamily]:
     return FAMILIES[name]
 
 
-def make_family(name: str, **options: Any) -> TaskFamily:
+def make_family(name: str, **options: Any) -> Any:
     """Build the task family registered under ``name``.
 
     Raises:

@@ -6,7 +6,7 @@ A action, P task parameters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -47,10 +47,24 @@ class Rollouts(NamedTuple):
     """The distributions that the actions were drawn from, leaves ``[M, E * T, ...]`` or ``[M, 1, ...]``."""
 
 
-class TaskData(NamedTuple):
+class Examples(NamedTuple):
+    """Labeled examples of M supervised tasks."""
+
+    inputs: Tensor
+    """``[M, N, ...]``."""
+    targets: Tensor
+    """Classes within the task ``[M, N]``, whole numbers, or values to regress on ``[M, N, out]``."""
+    labels: Tensor
+    """Of classes: which one of all the data's classes an example shows, ``[M, N]``; else empty, ``[M, 0]``."""
+
+
+BatchT = TypeVar("BatchT")
+
+
+class TaskData(NamedTuple, Generic[BatchT]):
     """What one meta-update learns from."""
 
-    support: tuple[Rollouts, ...]
-    """S batches; batch s was collected under the s-times adapted policies."""
-    query: Rollouts
-    """Collected under the policies adapted S times."""
+    support: tuple[BatchT, ...]
+    """S batches, one for each inner step; of rollouts, batch s was collected under the s-times adapted policies."""
+    query: BatchT
+    """What the adapted parameters are judged by; rollouts were collected under the policies adapted S times."""
