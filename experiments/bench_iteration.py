@@ -53,7 +53,9 @@ class IterationBench:
     cg_iterations: int = 10
     """Conjugate-gradient steps."""
     fisher_stride: int | None = None
-    """Use every k-th time step in the Fisher matrix; the preset's own if left out."""
+    """Use every k-th time step of the query in the Fisher matrix; the preset's own if left out."""
+    fisher_support_share: float | None = None
+    """Share of the support's time steps in the Fisher matrix; the preset's own if left out."""
     repeats: int = 5
     """Repetitions; the median counts."""
     iterations: int = 0
@@ -93,7 +95,7 @@ def run_iteration_bench(config: IterationBench, console: Console | None = None) 
     for _ in range(config.repeats):
         subject.repetition()
     measured = list(subject.measured)
-    checked = subject.checked_repetition() if train.outer.fisher_stride > 1 else None
+    checked = subject.checked_repetition() if train.outer.subsamples else None
     report: dict[str, Any] = {
         "benchmark": "iteration",
         "config": as_json(config),
@@ -119,6 +121,8 @@ def _setting(config: IterationBench) -> tuple[TaskFamily, MetaTrainConfig]:
     outer = replace(train.outer, cg_iterations=config.cg_iterations)
     if config.fisher_stride is not None:
         outer = replace(outer, fisher_stride=config.fisher_stride)
+    if config.fisher_support_share is not None:
+        outer = replace(outer, fisher_support_share=config.fisher_support_share)
     train = replace(
         train,
         policy=replace(train.policy, hidden=config.hidden),
@@ -182,6 +186,7 @@ def _iteration_figures(
         "refused_updates": measured[-1][1].state.failures,
         "cg_iterations": train.outer.cg_iterations,
         "fisher_stride": train.outer.fisher_stride,
+        "fisher_support_share": train.outer.fisher_support_share,
     }
     if checked is not None:
         repetition, iteration = checked
@@ -241,10 +246,11 @@ def _show_iteration(report: dict[str, Any], console: Console) -> None:
 
 
 def _solver(figures: dict[str, Any]) -> str:
-    if figures["fisher_stride"] == 1:
+    if "fisher_cosine" not in figures:
         return f"{figures['cg_iterations']} CG steps on the full Fisher matrix"
     return (
-        f"{figures['cg_iterations']} CG steps, Fisher matrix on every {figures['fisher_stride']}th time step: cosine "
-        f"to the full one's step {figures['fisher_cosine']:.4f}; checked every {figures['fisher_check_every']} "
-        f"iterations, which makes the ratio {figures['ratio_with_checks']:.3f}"
+        f"{figures['cg_iterations']} CG steps, Fisher matrix on every {figures['fisher_stride']}th time step of the "
+        f"query and {figures['fisher_support_share']:.0%} of the support's: cosine to the full one's step "
+        f"{figures['fisher_cosine']:.4f}; checked every {figures['fisher_check_every']} iterations, which makes the "
+        f"ratio {figures['ratio_with_checks']:.3f}"
     )

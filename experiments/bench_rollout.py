@@ -105,7 +105,8 @@ def run_rollout_bench(config: RolloutBench, console: Console | None = None) -> d
 def _make_family(config: RolloutBench) -> TaskFamily:
     factory: Any = family_factory(config.family_name)
     threaded = dataclasses.is_dataclass(factory) and "threads" in {item.name for item in dataclasses.fields(factory)}
-    return make_family(config.family_name, **({"threads": config.threads} if threaded else {}))
+    family: TaskFamily = make_family(config.family_name, **({"threads": config.threads} if threaded else {}))
+    return family
 
 
 class _Sampler:

@@ -75,10 +75,10 @@ class MetaTrainConfig:
             raise ValueError(
                 f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
             ) from error
-        if self.inner.estimator == "dice" and self.outer.fisher_stride > 1:
+        if self.inner.estimator == "dice" and self.outer.fisher_support_share < 1.0:
             raise ValueError(
-                "the dice estimator needs whole episodes, so fisher_stride must be 1, "
-                f"got {self.outer.fisher_stride}; set it to 1 or choose the lvc estimator"
+                "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
+                f"got {self.outer.fisher_support_share}; set it to 1 or choose the lvc estimator"
             )
 
 
@@ -167,7 +167,7 @@ def collect(
     config: RolloutConfig,
     seeds: EpisodeSeeds,
     clock: Clock,
-) -> tuple[TaskData, list[Batch], list[Params]]:
+) -> tuple[TaskData[Rollouts], list[Batch], list[Params]]:
     """Rollouts of every task under the policies adapted 0..S times, each step on fresh episodes.
 
     Returns:
@@ -326,7 +326,7 @@ def _stalled(state: TrainState, metrics: Metrics) -> str:
         f"{state.failures_in_row} meta-iterations in a row left the parameters as they were (last: {shown}). The trust "
         "region must find a step that lowers the surrogate. Look at outer/kl_nats and outer/gradient_norm: non-finite "
         "numbers ask for a smaller inner step_size or a higher min_log_std, finite ones for more episodes, a higher "
-        "damping or fisher_stride 1"
+        "damping or the full Fisher matrix (fisher_stride 1, fisher_support_share 1)"
     )
 
 

@@ -117,7 +117,32 @@ def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
     return map_rollouts(lambda field: field[:, :, ::stride], batch._replace(behavior={}))._replace(behavior=behavior)
 
 
-def split_tasks(data: TaskData, size: int) -> list[TaskData]:
+def heaviest_steps(batch: Rollouts, share: float) -> Rollouts:
+    """The time steps with the greatest absolute advantages, as one episode a task, at the weight they had in the whole.
+
+    A subset drawn at random, or every k-th step, misses the curvature of an inner loss by far more.
+
+    Args:
+        batch: rollouts; a loss that needs whole episodes cannot take what comes back.
+        share: of all steps to keep, in (0, 1].
+    """
+    tasks, count = len(batch.mask), batch.mask[0].numel()
+    kept = max(1, round(share * count))
+    counting = batch.mask.flatten(1).sum(1).clamp(min=1.0)
+    order = (batch.advantages.abs() * batch.mask).flatten(1).topk(kept, 1).indices.sort(1).values
+
+    def pick(field: Tensor) -> Tensor:  # [M, E * T, X]
+        rows = field.reshape(tasks, count, -1)
+        return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
+
+    behavior = {name: pick(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
+    flat = map_rollouts(lambda field: pick(field.flatten(1, 2))[:, None], batch._replace(behavior={}))
+    flat = flat._replace(**{name: getattr(flat, name)[..., 0] for name in ("rewards", "mask", "log_probs")})
+    weight = flat.mask.flatten(1).sum(1).clamp(min=1.0) / counting
+    return flat._replace(advantages=flat.advantages[..., 0] * weight[:, None, None], behavior=behavior)
+
+
+def split_tasks(data: TaskData[Rollouts], size: int) -> list[TaskData[Rollouts]]:
     """The same data in groups of at most ``size`` tasks, so that a graph over each fits the caches."""
     count = data.query.rewards.shape[0]
     groups = [slice(start, start + size) for start in range(0, count, size)]

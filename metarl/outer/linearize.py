@@ -15,7 +15,7 @@ from torch import Tensor
 from metarl.inner.adapt import InnerStep, Learner, adapt, local_loss
 from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import sample_weights, surrogate_loss
-from metarl.trees import add_scaled, expand, gradients, leaves, stride_steps, zeros_like
+from metarl.trees import add_scaled, expand, gradients, heaviest_steps, leaves, stride_steps, zeros_like
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 
@@ -98,17 +98,26 @@ class Linearization(NamedTuple):
             loss = surrogate_loss(self.learner.policy, at, query).sum()
         return self.pull(self.query.pull(gradients(loss, at)))
 
-    def subsample(self, data: TaskData, stride: int) -> Linearization:
-        """The same linearization, at the same adapted parameters, estimated on every ``stride``-th time step."""
+    def subsample(self, data: TaskData[Rollouts], stride: int, share: float) -> Linearization:
+        """The same linearization, at the same adapted parameters, estimated on less.
+
+        Args:
+            data: what it was made from.
+            stride: use every k-th time step of the query.
+            share: of the support's time steps, those of the greatest absolute advantages.
+        """
+        if share == 1.0:
+            return _linearization(self.learner, self.eta, self.steps, self.phi, stride_steps(data.query, stride))
         steps = []
         for linear, batch in zip(self.steps, data.support, strict=True):
-            loss = local_loss(self.learner.policy, self.learner.loss, linear.step.point, stride_steps(batch, stride))
+            part = heaviest_steps(batch, share)
+            loss = local_loss(self.learner.policy, self.learner.loss, linear.step.point, part)
             steps.append(linear._replace(step=linear.step._replace(loss=loss)))
         query = stride_steps(data.query, stride)
         return _linearization(self.learner, self.eta, tuple(steps), self.phi, query)
 
 
-def linearize(learner: Learner, meta: Meta, data: TaskData) -> Linearization:
+def linearize(learner: Learner, meta: Meta, data: TaskData[Rollouts]) -> Linearization:
     """Adapt from ``meta.theta`` on the support data and keep what Jacobian products need."""
     theta = expand(meta.theta, data.query.rewards.shape[0])
     adaptation = adapt(learner, meta.eta, theta, data.support)

@@ -345,8 +345,8 @@ def test_a_tiny_run_learns_to_adapt():
         ({"held_out_every": -1}, "held_out_every must be 0 or more, got -1"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         (
-            {"inner": InnerConfig(estimator="dice"), "outer": TrustRegionConfig(fisher_stride=2)},
-            "dice estimator needs whole episodes, so fisher_stride must be 1, got 2",
+            {"inner": InnerConfig(estimator="dice"), "outer": TrustRegionConfig(fisher_support_share=0.5)},
+            "dice estimator needs whole episodes, so fisher_support_share must be 1, got 0.5",
         ),
     ],
 )

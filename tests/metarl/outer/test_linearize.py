@@ -11,7 +11,16 @@ from metarl.inner.adapt import adapt, local_loss
 from metarl.inner.rules import InnerRule
 from metarl.losses import surrogate_loss
 from metarl.outer.linearize import linearize
-from metarl.trees import expand, gradients, leaves, map_rollouts, mean_of_sums, split_tasks, stride_steps
+from metarl.trees import (
+    expand,
+    gradients,
+    heaviest_steps,
+    leaves,
+    map_rollouts,
+    mean_of_sums,
+    split_tasks,
+    stride_steps,
+)
 from metarl.types import Params, Rollouts, TaskData
 
 ESTIMATORS = ["lvc", "reinforce", "dice"]
@@ -209,21 +218,21 @@ def test_the_order_of_tasks_and_episodes_changes_nothing(make_problem, estimator
 def test_a_subsample_of_every_step_is_the_whole(make_problem, estimator):
     problem = make_problem(estimator, 2)
     (vector,) = directions(problem, 1)
-    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, 1)
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, 1, 1.0)
     product = problem.vector(linearization.fisher_product(problem.params(vector))) / TASKS
     assert_close(product, fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize(("stride", "share"), [(2, 0.5), (3, 0.25), (1, 0.5), (2, 1.0)])
 @pytest.mark.parametrize("estimator", ["lvc", "reinforce"])
-def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the_same_parameters(
-    make_problem, estimator, stride
+def test_a_subsample_of_one_step_is_the_linearization_of_its_data_at_the_same_parameters(
+    make_problem, estimator, stride, share
 ):
-    """J is (1 - 0.1 H) of the strided support at theta, then the network's own at phi on the strided query."""
+    """J is (1 - 0.1 H) of the heaviest support at theta, then the network's own at phi on the strided query."""
     problem = make_problem(estimator, 1)
     policy, loss = problem.learner.policy, problem.learner.loss
     (vector,) = directions(problem, 1)
-    support, query = (stride_steps(batch, stride) for batch in (problem.data.support[0], problem.data.query))
+    support, query = heaviest_steps(problem.data.support[0], share), stride_steps(problem.data.query, stride)
     theta = leaves(expand(problem.meta.theta, TASKS))
     value = loss(policy.distribution(theta, support.observations.flatten(1, 2)), support).sum()
     slope = dict(zip(theta, torch.autograd.grad(value, list(theta.values()), create_graph=True), strict=True))
@@ -233,7 +242,7 @@ def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the
     phi = problem.adapted(problem.meta.theta)
     expected = curvature_by_torch(problem, phi, moved, query)
 
-    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride)
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride, share)
     product = problem.vector(linearization.fisher_product(problem.params(vector)))
     assert float(vector @ product) == pytest.approx(expected, rel=1e-10)
     assert expected != pytest.approx(float(vector @ fisher_product(problem, vector)) * TASKS, rel=1e-3)
@@ -246,11 +255,11 @@ def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_o
     (vector,) = directions(problem, 1)
     tangent = expand(problem.params(vector), TASKS)
     linearization = linearize(problem.learner, problem.meta, problem.data)
-    thin = linearization.subsample(problem.data, 2)
-    for full, strided, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
-        assert_close(strided.step.point, full.step.point, rtol=0.0, atol=0.0)
-        local = local_loss(problem.learner.policy, problem.learner.loss, full.step.point, stride_steps(batch, 2))
-        thinned, whole = strided.step.loss.curve(tangent), full.step.loss.curve(tangent)
+    thin = linearization.subsample(problem.data, 2, 0.5)
+    for full, part, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
+        assert_close(part.step.point, full.step.point, rtol=0.0, atol=0.0)
+        local = local_loss(problem.learner.policy, problem.learner.loss, full.step.point, heaviest_steps(batch, 0.5))
+        thinned, whole = part.step.loss.curve(tangent), full.step.loss.curve(tangent)
         assert_close(thinned, local.curve(tangent), rtol=1e-12, atol=1e-12)
         assert float((thinned["bias_0"] - whole["bias_0"]).norm()) > 1e-3
 
