@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from metarl.engine import Iteration, MetaTrainConfig, TrainState, initial_state, meta_train
+from metarl.engine import Iteration, TrainState
 from metarl.experiments.bench_report import (
     Family,
     JsonFile,
@@ -26,6 +26,7 @@ from metarl.experiments.measure import machine, peak_memory, resident_memory, su
 from metarl.experiments.presets import preset_config
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
 from metarl.policies.base import Policy
+from metarl.reinforcement import MetaTrainConfig, initial_state, meta_train_policy
 from metarl.tasks import TaskFamily
 
 _FOREVER = 10**9
@@ -144,7 +145,7 @@ class _Iterations:
         self.family, self.policy, self.train, self.state = family, policy, train, state
         self.recorded = RecordedFamily(family)
         self.measured: list[tuple[Repetition, Iteration]] = []
-        self._loop: Iterator[Iteration] = meta_train(self.recorded, policy, train, state)
+        self._loop: Iterator[Iteration] = meta_train_policy(self.recorded, policy, train, state)
 
     def repetition(self) -> None:
         """One meta-iteration, and its physics alone."""
@@ -165,7 +166,7 @@ class _Iterations:
         """Go on from the next iteration that also solves with the full Fisher matrix."""
         every = self.train.outer.fisher_check_every
         due = self.state._replace(iteration=-(-self.state.iteration // every) * every)
-        self._loop = meta_train(self.recorded, self.policy, self.train, due)
+        self._loop = meta_train_policy(self.recorded, self.policy, self.train, due)
         self.repetition()
         return self.measured[-1]
 
@@ -207,7 +208,7 @@ def _memory_over(
     family: TaskFamily, policy: Policy, train: MetaTrainConfig, state: TrainState, iterations: int
 ) -> dict[str, Any]:
     """Resident memory after each of some more meta-iterations, and how much the second half exceeds the first."""
-    loop = meta_train(family, policy, train, state)
+    loop = meta_train_policy(family, policy, train, state)
     resident = []
     for _ in range(iterations):
         next(loop)

@@ -18,12 +18,13 @@ from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.checkpoints import CheckpointError
-from metarl.engine import MetaTrainConfig, TrainingStalled
+from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.presets import UnknownPreset, preset_config, presets_of
 from metarl.experiments.runs import RunError
 from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
+from metarl.reinforcement import MetaTrainConfig
 from metarl.rollout.stepping import EnvironmentFault
 from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace

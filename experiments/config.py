@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from metarl.engine import MetaTrainConfig
+from metarl.reinforcement import MetaTrainConfig
 from metarl.rollout.workers import WorkerConfig
 from metarl.tasks import UnknownTaskFamily, family_factory
 

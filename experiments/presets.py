@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from metarl.engine import MetaTrainConfig
 from metarl.experiments.config import RunConfig
-from metarl.inner.adapt import InnerConfig
+from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
+from metarl.reinforcement import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.tasks import closest, family_factory, make_family
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.types import Params, Rollouts, TaskData
+from metarl.types import Examples, Params, Rollouts, TaskData
 
 
 def expand(theta: Params, tasks: int) -> Params:
@@ -32,13 +32,24 @@ def leaves(params: Params) -> Params:
 
 
 def add_scaled(params: Params, direction: Params, scale: float | Tensor) -> Params:
-    """``params + scale * direction``."""
+    """``params + scale * direction``, with one scale for all leaves or one for each task, ``[M]``."""
+    if isinstance(scale, Tensor) and scale.ndim:
+        return {name: value + _each_task(scale, value) * direction[name] for name, value in params.items()}
     return {name: value + scale * direction[name] for name, value in params.items()}
+
+
+def _each_task(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(first: Params, second: Params) -> Tensor:
     """The inner product over all leaves, a scalar tensor."""
     return torch.stack([torch.sum(value * second[name]) for name, value in first.items()]).sum()
+
+
+def task_dot(first: Params, second: Params) -> Tensor:
+    """The inner product of each task over all leaves ``[M, ...]``, ``[M]``."""
+    return torch.stack([(value * second[name]).flatten(1).sum(1) for name, value in first.items()]).sum(0)
 
 
 def scale(params: Params, factor: float | Tensor) -> Params:
@@ -104,6 +115,26 @@ def map_rollouts(function: Callable[[Tensor], Tensor], batch: Rollouts) -> Rollo
         advantages=function(batch.advantages),
         behavior={name: function(value) for name, value in batch.behavior.items()},
     )
+
+
+def map_examples(function: Callable[..., Tensor], *batches: Examples) -> Examples:
+    """``function`` of corresponding tensors of examples."""
+    return Examples(*(function(*fields) for fields in zip(*batches, strict=True)))
+
+
+def split_examples(data: TaskData[Examples], size: int) -> list[TaskData[Examples]]:
+    """The same data in groups of at most ``size`` tasks."""
+    count = data.query.inputs.shape[0]
+    if count <= size:
+        return [data]
+
+    def part(batch: Examples, start: int) -> Examples:
+        return map_examples(lambda field: field[start : start + size], batch)
+
+    return [
+        TaskData(tuple(part(batch, start) for batch in data.support), part(data.query, start))
+        for start in range(0, count, size)
+    ]
 
 
 def stride_steps(batch: Rollouts, stride: int) -> Rollouts:

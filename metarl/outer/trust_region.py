@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Learner, adapt
+from metarl.inner.adapt import adapt
+from metarl.inner.policy_problem import PolicyLearner
 from metarl.losses import mean_kl, surrogate_loss
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.outer.linearize import Linearization, linearize
@@ -82,7 +83,12 @@ class _Candidate(NamedTuple):
 
 
 def trust_region_update(
-    learner: Learner, meta: Meta, data: TaskData[Rollouts], config: TrustRegionConfig, *, check_fisher: bool = False
+    learner: PolicyLearner,
+    meta: Meta,
+    data: TaskData[Rollouts],
+    config: TrustRegionConfig,
+    *,
+    check_fisher: bool = False,
 ) -> Update:
     """Move the initialization along the natural meta-gradient, as far as the measured KL and surrogate allow.
 
@@ -127,7 +133,11 @@ def trust_region_update(
 
 
 def _meta_gradient(
-    learner: Learner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int, config: TrustRegionConfig
+    learner: PolicyLearner,
+    meta: Meta,
+    groups: Sequence[TaskData[Rollouts]],
+    tasks: int,
+    config: TrustRegionConfig,
 ) -> tuple[Params, _Candidate, list[Linearization]]:
     """Gradient of minus the surrogate, its value, and what Fisher products need."""
 
@@ -157,23 +167,25 @@ def _natural_direction(
     return direction, torch.sqrt(2.0 * config.max_kl / dot(direction, gradient).clamp(min=1e-20))
 
 
-def _evaluate(learner: Learner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int) -> _Candidate:
+def _evaluate(learner: PolicyLearner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int) -> _Candidate:
     """Surrogate and KL after adapting from ``meta``, means over tasks."""
 
     def one(group: TaskData[Rollouts]) -> Tensor:
         theta = expand(meta.theta, group.query.rewards.shape[0])
         phi = adapt(learner, meta.eta, theta, group.support).phi
         with torch.no_grad():
-            distribution = learner.policy.distribution(phi, group.query.observations.flatten(1, 2))
+            distribution = learner.problem.policy.distribution(phi, group.query.observations.flatten(1, 2))
         return _objectives(learner, distribution, group)
 
     return _mean_candidate(map_groups(one, groups, _device(groups)), tasks)
 
 
-def _objectives(learner: Learner, distribution: Params, group: TaskData[Rollouts]) -> Tensor:
+def _objectives(learner: PolicyLearner, distribution: Params, group: TaskData[Rollouts]) -> Tensor:
     """Surrogate and KL of the query's ``distribution``, summed over tasks, ``[2]``."""
     with torch.no_grad():
-        parts = (objective(learner.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl))
+        parts = (
+            objective(learner.problem.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl)
+        )
         return torch.stack([part.sum() for part in parts])
 
 

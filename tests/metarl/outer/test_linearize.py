@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.inner.adapt import adapt, local_loss
-from metarl.inner.rules import InnerRule
+from metarl.inner.adapt import adapt
+from metarl.inner.rules import Feedback, InnerRule
 from metarl.losses import surrogate_loss
 from metarl.outer.linearize import linearize
 from metarl.trees import (
@@ -69,7 +69,7 @@ def kl_curvature(problem, first: Tensor, second: Tensor, width: float = 2e-4) ->
 
 def naive_gradient(problem) -> Params:
     """Gradient of the surrogate through every step by torch's own autograd, without the hand-written network."""
-    policy, loss = problem.learner.policy, problem.learner.loss
+    policy, loss = problem.learner.problem.policy, problem.learner.problem.loss
     theta = leaves(problem.meta.theta)
     phi = expand(theta, TASKS)
     for batch in problem.data.support:
@@ -124,7 +124,7 @@ def test_fisher_product_is_symmetric_and_positive(make_problem, steps):
 def test_first_order_is_the_plain_gradient_at_the_adapted_parameters(make_problem, estimator, steps):
     problem = make_problem(estimator, steps, first_order=True)
     phi = leaves(problem.adapted(problem.meta.theta))
-    surrogate = surrogate_loss(problem.learner.policy, problem.distribution(phi), problem.data.query).mean()
+    surrogate = surrogate_loss(problem.learner.problem.policy, problem.distribution(phi), problem.data.query).mean()
     expected = {name: value.sum(0) for name, value in gradients(surrogate, phi).items()}
     assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
 
@@ -156,7 +156,7 @@ def curvature_by_torch(problem, phi: Params, tangent: Params, query: Rollouts) -
     weights = query.mask.flatten(1) / query.mask.sum((1, 2)).clamp(min=1.0)[:, None]
     squares = (pushed / phi["log_std"].exp().unsqueeze(1)).square().sum(-1)
     squares = squares + 2.0 * tangent["log_std"].square().sum(-1)[:, None]
-    assert problem.learner.policy.config.min_log_std < float(phi["log_std"].min())
+    assert problem.learner.problem.policy.config.min_log_std < float(phi["log_std"].min())
     return float((squares * weights).sum())
 
 
@@ -230,7 +230,7 @@ def test_a_subsample_of_one_step_is_the_linearization_of_its_data_at_the_same_pa
 ):
     """J is (1 - 0.1 H) of the heaviest support at theta, then the network's own at phi on the strided query."""
     problem = make_problem(estimator, 1)
-    policy, loss = problem.learner.policy, problem.learner.loss
+    policy, loss = problem.learner.problem.policy, problem.learner.problem.loss
     (vector,) = directions(problem, 1)
     support, query = heaviest_steps(problem.data.support[0], share), stride_steps(problem.data.query, stride)
     theta = leaves(expand(problem.meta.theta, TASKS))
@@ -258,7 +258,7 @@ def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_o
     thin = linearization.subsample(problem.data, 2, 0.5)
     for full, part, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
         assert_close(part.step.point, full.step.point, rtol=0.0, atol=0.0)
-        local = local_loss(problem.learner.policy, problem.learner.loss, full.step.point, heaviest_steps(batch, 0.5))
+        local = problem.learner.problem.local_loss(full.step.point, heaviest_steps(batch, 0.5))
         thinned, whole = part.step.loss.curve(tangent), full.step.loss.curve(tangent)
         assert_close(thinned, local.curve(tangent), rtol=1e-12, atol=1e-12)
         assert float((thinned["bias_0"] - whole["bias_0"]).norm()) > 1e-3
@@ -267,14 +267,14 @@ def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_o
 def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make_problem):
     """Heavy ball over two steps, against finite differences: state carries gradients from one step to the next."""
 
-    def update(eta: Params, state: Params, phi: Params, gradient: Params) -> tuple[Params, Params]:
-        velocity = {name: eta["factor"] * state[name] + value for name, value in gradient.items()}
+    def update(eta: Params, state: Params, phi: Params, feedback: Feedback) -> tuple[Params, Params]:
+        velocity = {name: eta["factor"] * state[name] + value for name, value in feedback.gradient.items()}
         return {name: value - 0.3 * velocity[name] for name, value in phi.items()}, velocity
 
     rule = InnerRule(init=lambda phi: {name: torch.zeros_like(value) for name, value in phi.items()}, update=update)
     problem = make_problem("lvc", 2)
     learner = problem.learner._replace(rules=[rule, rule])
-    policy, query = learner.policy, problem.data.query
+    policy, query = learner.problem.policy, problem.data.query
     meta = problem.meta._replace(eta={"factor": torch.tensor(0.7, dtype=torch.float64)})
     gradient = linearize(learner, meta, problem.data).surrogate_gradient(query)
     (vector,) = directions(problem, 1)
