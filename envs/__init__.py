@@ -11,11 +11,13 @@ import gymnasium
 from metarl.envs.ant import AntDir, AntDirEnv, AntVel, AntVelEnv
 from metarl.envs.ant_goal import AntGoal, AntGoalEnv
 from metarl.envs.bandit import Bandit, BanditEnv
+from metarl.envs.boolean import Boolean
 from metarl.envs.cartpole import CartPole, CartPoleTaskEnv
 from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
 from metarl.envs.humanoid import HumanoidDir, HumanoidDirEnv
 from metarl.envs.metaworld import MetaWorldEnv, MetaWorldML1, MetaWorldML10, MetaWorldML45, MetaWorldTask
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
+from metarl.envs.sinusoid import Sinusoid
 from metarl.envs.tabular_mdp import TabularMDP, TabularMDPEnv
 from metarl.envs.walkers import HopperRandParams, HopperRandParamsEnv, Walker2dRandParams, Walker2dRandParamsEnv
 
@@ -51,6 +53,7 @@ __all__ = [
     "AntVelEnv",
     "Bandit",
     "BanditEnv",
+    "Boolean",
     "CartPole",
     "CartPoleTaskEnv",
     "HORIZONS",
@@ -69,6 +72,7 @@ __all__ = [
     "MetaWorldTask",
     "Navigation2D",
     "Navigation2DEnv",
+    "Sinusoid",
     "TabularMDP",
     "TabularMDPEnv",
     "Walker2dRandParams",

@@ -98,6 +98,18 @@ def task_rows(tasks: Any, size: int, meaning: str) -> FloatArray:
     return rows
 
 
+def whole_task_rows(tasks: Any, size: int, meaning: str, below: int) -> NDArray[np.int64]:
+    """``tasks`` as an int64 array ``[M, size]`` of whole numbers from 0 to ``below`` - 1, or ValueError."""
+    rows = task_rows(tasks, size, meaning)
+    wrong = (rows < 0.0) | (rows >= below) | (rows != np.floor(rows))
+    if wrong.any():
+        raise ValueError(
+            f"task parameters must be whole numbers from 0 to {below - 1} ({meaning}); got {rows[wrong][0].item()!r} "
+            f"for task {np.argwhere(wrong)[0, 0]}"
+        )
+    return rows.astype(np.int64)
+
+
 def check_signs(tasks: FloatArray) -> None:
     """Raise ValueError unless the first parameter of every task is +1 or -1."""
     wrong = np.abs(tasks[:, 0]) != 1.0
