@@ -51,7 +51,7 @@ def test_gradients_equal_finite_differences(linear_model, assert_differentiable)
 
 
 def test_prototypes_learn_which_features_tell_classes_apart(linear_model, episode, train, accuracy):
-    """With 12 numbers of noise beside the 4 that count, learned features make a fifth of the errors of untrained ones."""
+    """With 12 numbers of noise beside the 4 that count, learned features err a fifth as often as random ones."""
     sample = functools.partial(episode, tasks=8, ways=5, shots=1, queries=5, noise=0.2, distractors=12)
     method = prototypes(linear_model(16, 8))
     test = episode(torch.Generator().manual_seed(1), tasks=100, ways=5, shots=1, queries=5, noise=0.2, distractors=12)
