@@ -61,7 +61,7 @@ def embed_support(params: Params, features: Tensor) -> Tensor:
 
 
 def embed_queries(params: Params, support: Tensor, features: Tensor, steps: int) -> Tensor:
-    """f: an LSTM that reads the support by content before every step (arXiv:1606.04080, app. A.1, eqs. 2 to 6).
+    """f: an LSTM that reads the support by content before every step (arXiv:1606.04080, app. A.1).
 
     Args:
         params: of the LSTM.

@@ -68,20 +68,20 @@ class State(NamedTuple):
 def least_used(usage: Tensor, heads: int) -> Tensor:
     """One row for each head to write to, the least used first: ones among zeros ``[B, heads, slots]``.
 
-    Their sum over heads is the published weight of least use (arXiv:1605.06065, eq. 6).
+    Their sum over heads is the published weight of least use (arXiv:1605.06065, section 3.2).
     """
     ranked = torch.argsort(usage, dim=-1, stable=True)[:, :heads]
     return functional.one_hot(ranked, usage.shape[-1]).to(usage.dtype)
 
 
 def similarities(keys: Tensor, rows: Tensor) -> Tensor:
-    """Cosines ``[B, heads, slots]`` of keys and rows (arXiv:1605.06065, eq. 2), 0 for empty rows."""
+    """Cosines ``[B, heads, slots]`` of keys and rows (arXiv:1605.06065, section 3.1), 0 for empty rows."""
     squares = keys.square().sum(-1).unsqueeze(2) * rows.square().sum(-1).unsqueeze(1)
     return keys @ rows.mT / torch.sqrt(squares + 1e-8)
 
 
 def access(memory: Memory, keys: Tensor, gates: Tensor, decay: float) -> tuple[Memory, Tensor]:
-    """Write the keys where memory was last read or is least used, then read by them (arXiv:1605.06065, eqs. 2 to 8).
+    """Write the keys where memory was last read or is least used, then read by them (arXiv:1605.06065, section 3).
 
     Args:
         memory: as the last step left it.
