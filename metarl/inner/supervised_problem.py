@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Learner
+from metarl.inner.adapt import Learner, LocalLoss
 from metarl.models import Model
 from metarl.trees import leaves
 from metarl.types import Examples, Params
@@ -25,8 +25,9 @@ class ExamplesLocalLoss:
         self._point = phi if differentiable else leaves(phi)
         self._names = list(phi) if problem.adapted is None else list(problem.adapted)
         with torch.enable_grad():
-            self._losses = problem.outer_loss(self._point, batch)
-        self.value = self._losses if differentiable else self._losses.detach()
+            losses = problem.outer_loss(self._point, batch)
+            self._total = losses.sum()
+        self.value = losses if differentiable else losses.detach()
         self._slope: Params | None = None
 
     def gradient(self) -> Params:
@@ -50,7 +51,7 @@ class ExamplesLocalLoss:
 
     def _differentiate(self, *, create_graph: bool) -> Params:
         found = torch.autograd.grad(
-            self._losses.sum(),
+            self._total,
             [self._point[name] for name in self._names],
             create_graph=create_graph,
             retain_graph=True,
@@ -76,5 +77,22 @@ class SupervisedProblem(NamedTuple):
         return self.loss(self.model(phi, batch.inputs), batch.targets)
 
 
-SupervisedLearner = Learner[SupervisedProblem]
+class ExamplesProblem(Protocol):
+    """What meta-gradients of examples need of a ``Problem``."""
+
+    @property
+    def model(self) -> Model:
+        """What answers queries."""
+        ...
+
+    def local_loss(self, phi: Params, batch: Examples, *, differentiable: bool) -> LocalLoss:
+        """See ``Problem.local_loss``."""
+        ...
+
+    def outer_loss(self, phi: Params, batch: Examples) -> Tensor:
+        """What adapted parameters are judged by, ``[M]``."""
+        ...
+
+
+SupervisedLearner = Learner[ExamplesProblem]
 """How networks adapt."""
