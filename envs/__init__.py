@@ -17,6 +17,7 @@ from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfChee
 from metarl.envs.humanoid import HumanoidDir, HumanoidDirEnv
 from metarl.envs.metaworld import MetaWorldEnv, MetaWorldML1, MetaWorldML10, MetaWorldML45, MetaWorldTask
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
+from metarl.envs.omniglot import Omniglot
 from metarl.envs.sinusoid import Sinusoid
 from metarl.envs.tabular_mdp import TabularMDP, TabularMDPEnv
 from metarl.envs.walkers import HopperRandParams, HopperRandParamsEnv, Walker2dRandParams, Walker2dRandParamsEnv
@@ -72,6 +73,7 @@ __all__ = [
     "MetaWorldTask",
     "Navigation2D",
     "Navigation2DEnv",
+    "Omniglot",
     "Sinusoid",
     "TabularMDP",
     "TabularMDPEnv",
