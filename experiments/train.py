@@ -94,7 +94,8 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
             best = max(best, score)
             if last:
                 break
-        if lines := read_metrics(directory):
+        lines = read_metrics(directory)
+        if lines or not config.train.iterations:
             finish(config, state, lines, directory, log)
     if state.failures:
         console.print(f"{state.failures} updates were refused and left the parameters as they were", soft_wrap=True)
@@ -105,9 +106,10 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
 
 def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], directory: Path, log: RunLog) -> None:
     """Write ``results.json`` and the hyper-parameters beside their final figures."""
-    last = {name: value for name, value in lines[-1].items() if "_after_" in name}
+    last = {name: value for line in lines[-1:] for name, value in line.items() if "_after_" in name}
     final = {name: value for name, value in last.items() if math.isfinite(value)}
-    log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
+    if final:
+        log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
     summary = {
         "iterations": state.iteration,
         "env_steps": state.env_steps,

@@ -131,8 +131,8 @@ def meta_train(learner: MetaLearner, config: LoopConfig, state: TrainState) -> I
     Raises:
         TrainingStalled: after ``config.max_failures`` iterations in a row without an update.
     """
+    clock = Clock(state)
     while state.iteration < config.iterations:
-        clock = Clock()
         number = state.iteration + 1
         judged = _due(config.held_out_every, number, config)
         logged = judged or _due(config.log_every, number, config)
@@ -151,8 +151,10 @@ def meta_train(learner: MetaLearner, config: LoopConfig, state: TrainState) -> I
         if logged:
             metrics = update.metrics | score_metrics("train", collected.scores) | collected.metrics
             metrics |= {"train/env_steps": float(state.env_steps), "outer/failed_updates": float(state.failures)}
-            metrics |= clock.metrics(collected.env_steps)
+            metrics |= clock.metrics(state)
         yield Iteration(state, metrics, collected.scores, learner.held_out(state) if judged else None)
+        if logged:
+            clock = Clock(state)
         if state.failures_in_row >= config.max_failures:
             raise TrainingStalled(_stalled(state, update.metrics, learner.advice()))
 
@@ -185,9 +187,11 @@ def _stalled(state: TrainState, metrics: Metrics, advice: str) -> str:
 
 
 class Clock:
-    """Seconds spent in each phase of an iteration."""
+    """Seconds spent in each phase of one or more iterations."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: TrainState | None = None) -> None:
+        """Start at a state; without one only to measure."""
+        self.since = (state.iteration, state.env_steps) if state else (0, 0)
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
@@ -200,11 +204,12 @@ class Clock:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
-    def metrics(self, env_steps: int) -> Metrics:
-        """Seconds of the iteration, each phase's share of it, and env steps per second where there are any."""
+    def metrics(self, state: TrainState) -> Metrics:
+        """Mean seconds of an iteration since the start, each phase's share, env steps per second if there are any."""
         total = time.perf_counter() - self.started
+        iterations, env_steps = state.iteration - self.since[0], state.env_steps - self.since[1]
         shares = {f"time/{phase}_share": seconds / total for phase, seconds in self.seconds.items()}
-        times = {"time/iteration_s": total}
+        times = {"time/iteration_s": total / max(iterations, 1)}
         if env_steps:
             sampling = max(self.seconds.get("sampling", total), 1e-9)
             times["time/env_steps_per_s"] = env_steps / total

@@ -79,6 +79,11 @@ def mean_of_sums(sums: Sequence[Params], tasks: int) -> Params:
     return {name: torch.stack([group[name] for group in sums]).sum(0) / tasks for name in sums[0]}
 
 
+def to_device(params: Params, device: torch.device) -> Params:
+    """The same values there."""
+    return {name: value.to(device) for name, value in params.items()}
+
+
 def is_finite(params: Params) -> bool:
     """Whether every number is finite."""
     return all(bool(torch.isfinite(value).all()) for value in params.values())

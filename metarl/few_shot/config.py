@@ -111,10 +111,10 @@ class FewShotConfig:
     """Seed of everything random in the run."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_batch_size", "iterations", "max_failures", "held_out_tasks", "log_every"):
+        for name in ("meta_batch_size", "max_failures", "held_out_tasks", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("held_out_every", "seed", "task_chunk"):
+        for name in ("iterations", "held_out_every", "seed", "task_chunk"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         try:

@@ -94,7 +94,7 @@ class FewShotMetaLearner(NamedTuple):
             data = few_shot_data(self.family, tasks, config.inner.steps, config.device)
         scores: Mapping[str, np.ndarray] = {}
         if logged:
-            with clock.measure("scores"):
+            with clock.measure("inner"):
                 scores = judge_data(
                     self.family.kind, self.learner, state.meta, data, steps=config.inner.steps, transductive=True
                 )

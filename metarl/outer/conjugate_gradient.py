@@ -34,7 +34,8 @@ def conjugate_gradient(
     enough = tolerance * squared
     for _ in range(iterations):
         turned = product(direction)
-        step = squared / inner(direction, turned).clamp(min=torch.finfo(squared.dtype).tiny)
+        curvature = inner(direction, turned)
+        step = torch.where(curvature > 0.0, squared / curvature, 0.0)  # rounding, or A is not positive: go no further
         solution = add_scaled(solution, direction, step)
         residual = add_scaled(residual, turned, -step)
         previous, squared = squared, inner(residual, residual)
