@@ -11,12 +11,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metarl.engine import initial_state, make_learner
 from metarl.experiments.bench_report import Family, JsonFile, as_json, check_at_least_one, write_report
 from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config
-from metarl.inner.adapt import local_loss
 from metarl.policies.base import Policy
+from metarl.reinforcement import initial_state, make_learner
 from metarl.rollout.collect import RolloutConfig, to_batch
 from metarl.rollout.normalizer import make_scaler, update_statistics
 from metarl.rollout.sample import Episodes, EpisodeSeeds
@@ -68,14 +67,14 @@ def run_gradient_bench(config: GradientBench, console: Console | None = None) ->
     rollout = dataclasses.replace(rollout, episodes=config.episodes or rollout.episodes)
     train = dataclasses.replace(run.train, rollout=rollout, seed=config.seed)
     policy, state = initial_state(run.family, train)
-    loss = make_learner(policy, train).loss
+    problem = make_learner(policy, train).problem
     phi = expand(state.meta.theta, config.batches)
     episodes = _sample(run.family, policy, phi, state.meta.normalizer, train.rollout, config)
     figures = []
     for discount, gae_lambda in itertools.product(config.discounts, config.lambdas):
         setting = dataclasses.replace(rollout, discount=discount, gae_lambda=gae_lambda)
         batch = to_batch(episodes, setting, torch.device("cpu")).rollouts
-        gradients = local_loss(policy, loss, phi, batch).gradient()
+        gradients = problem.local_loss(phi, batch).gradient()
         rows = torch.cat([leaf.reshape(config.batches, -1) for leaf in gradients.values()], 1)
         figures.append({"discount": discount, "lambda": gae_lambda, "mean_cosine": mean_cosine(rows)})
     report = {"benchmark": "gradient", "config": as_json(config), "machine": machine(), "figures": figures}

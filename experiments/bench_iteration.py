@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from metarl.engine import Iteration, MetaTrainConfig, TrainState, initial_state, meta_train
+from metarl.engine import Iteration, TrainState
 from metarl.experiments.bench_report import (
     Family,
     JsonFile,
@@ -26,6 +26,7 @@ from metarl.experiments.measure import machine, peak_memory, resident_memory, su
 from metarl.experiments.presets import preset_config
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
 from metarl.policies.base import Policy
+from metarl.reinforcement import MetaTrainConfig, initial_state, meta_train_policy
 from metarl.tasks import TaskFamily
 
 _FOREVER = 10**9
@@ -53,7 +54,9 @@ class IterationBench:
     cg_iterations: int = 10
     """Conjugate-gradient steps."""
     fisher_stride: int | None = None
-    """Use every k-th time step in the Fisher matrix; the preset's own if left out."""
+    """Use every k-th time step of the query in the Fisher matrix; the preset's own if left out."""
+    fisher_support_share: float | None = None
+    """Share of the support's time steps in the Fisher matrix; the preset's own if left out."""
     repeats: int = 5
     """Repetitions; the median counts."""
     iterations: int = 0
@@ -93,7 +96,7 @@ def run_iteration_bench(config: IterationBench, console: Console | None = None) 
     for _ in range(config.repeats):
         subject.repetition()
     measured = list(subject.measured)
-    checked = subject.checked_repetition() if train.outer.fisher_stride > 1 else None
+    checked = subject.checked_repetition() if train.outer.subsamples else None
     report: dict[str, Any] = {
         "benchmark": "iteration",
         "config": as_json(config),
@@ -119,6 +122,8 @@ def _setting(config: IterationBench) -> tuple[TaskFamily, MetaTrainConfig]:
     outer = replace(train.outer, cg_iterations=config.cg_iterations)
     if config.fisher_stride is not None:
         outer = replace(outer, fisher_stride=config.fisher_stride)
+    if config.fisher_support_share is not None:
+        outer = replace(outer, fisher_support_share=config.fisher_support_share)
     train = replace(
         train,
         policy=replace(train.policy, hidden=config.hidden),
@@ -140,7 +145,7 @@ class _Iterations:
         self.family, self.policy, self.train, self.state = family, policy, train, state
         self.recorded = RecordedFamily(family)
         self.measured: list[tuple[Repetition, Iteration]] = []
-        self._loop: Iterator[Iteration] = meta_train(self.recorded, policy, train, state)
+        self._loop: Iterator[Iteration] = meta_train_policy(self.recorded, policy, train, state)
 
     def repetition(self) -> None:
         """One meta-iteration, and its physics alone."""
@@ -161,7 +166,7 @@ class _Iterations:
         """Go on from the next iteration that also solves with the full Fisher matrix."""
         every = self.train.outer.fisher_check_every
         due = self.state._replace(iteration=-(-self.state.iteration // every) * every)
-        self._loop = meta_train(self.recorded, self.policy, self.train, due)
+        self._loop = meta_train_policy(self.recorded, self.policy, self.train, due)
         self.repetition()
         return self.measured[-1]
 
@@ -182,6 +187,7 @@ def _iteration_figures(
         "refused_updates": measured[-1][1].state.failures,
         "cg_iterations": train.outer.cg_iterations,
         "fisher_stride": train.outer.fisher_stride,
+        "fisher_support_share": train.outer.fisher_support_share,
     }
     if checked is not None:
         repetition, iteration = checked
@@ -202,7 +208,7 @@ def _memory_over(
     family: TaskFamily, policy: Policy, train: MetaTrainConfig, state: TrainState, iterations: int
 ) -> dict[str, Any]:
     """Resident memory after each of some more meta-iterations, and how much the second half exceeds the first."""
-    loop = meta_train(family, policy, train, state)
+    loop = meta_train_policy(family, policy, train, state)
     resident = []
     for _ in range(iterations):
         next(loop)
@@ -241,10 +247,11 @@ def _show_iteration(report: dict[str, Any], console: Console) -> None:
 
 
 def _solver(figures: dict[str, Any]) -> str:
-    if figures["fisher_stride"] == 1:
+    if "fisher_cosine" not in figures:
         return f"{figures['cg_iterations']} CG steps on the full Fisher matrix"
     return (
-        f"{figures['cg_iterations']} CG steps, Fisher matrix on every {figures['fisher_stride']}th time step: cosine "
-        f"to the full one's step {figures['fisher_cosine']:.4f}; checked every {figures['fisher_check_every']} "
-        f"iterations, which makes the ratio {figures['ratio_with_checks']:.3f}"
+        f"{figures['cg_iterations']} CG steps, Fisher matrix on every {figures['fisher_stride']}th time step of the "
+        f"query and {figures['fisher_support_share']:.0%} of the support's: cosine to the full one's step "
+        f"{figures['fisher_cosine']:.4f}; checked every {figures['fisher_check_every']} iterations, which makes the "
+        f"ratio {figures['ratio_with_checks']:.3f}"
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from metarl.engine import policy_for
 from metarl.experiments.bench_report import (
     Family,
     JsonFile,
@@ -28,6 +27,7 @@ from metarl.experiments.peers import Peer, PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
 from metarl.policies.base import Policy, PolicyConfig
 from metarl.processor import keep_freed_memory, single_threaded
+from metarl.reinforcement import policy_for
 from metarl.rollout.sample import EpisodeSeeds, sample_episodes
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import TaskFamily, family_factory, make_family
@@ -105,7 +105,8 @@ def run_rollout_bench(config: RolloutBench, console: Console | None = None) -> d
 def _make_family(config: RolloutBench) -> TaskFamily:
     factory: Any = family_factory(config.family_name)
     threaded = dataclasses.is_dataclass(factory) and "threads" in {item.name for item in dataclasses.fields(factory)}
-    return make_family(config.family_name, **({"threads": config.threads} if threaded else {}))
+    family: TaskFamily = make_family(config.family_name, **({"threads": config.threads} if threaded else {}))
+    return family
 
 
 class _Sampler:

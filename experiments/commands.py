@@ -18,18 +18,28 @@ from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.checkpoints import CheckpointError
-from metarl.engine import MetaTrainConfig, TrainingStalled
+from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
-from metarl.experiments.presets import UnknownPreset, preset_config, presets_of
-from metarl.experiments.runs import RunError
+from metarl.experiments.kinds import FEW_SHOT, kind_of
+from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
+from metarl.experiments.runs import RunError, load_config
+from metarl.few_shot.algorithms import ALGORITHMS, UnknownAlgorithm
 from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
 from metarl.rollout.stepping import EnvironmentFault
 from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace
 from metarl.tasks import FAMILIES, DuplicateTaskFamily, MissingPackage, UnknownTaskFamily, family_factory
 
-_USAGE_ERRORS = (UnknownTaskFamily, DuplicateTaskFamily, UnknownPreset, PluginError, ConfigError, ValueError)
+_USAGE_ERRORS = (
+    UnknownTaskFamily,
+    UnknownAlgorithm,
+    DuplicateTaskFamily,
+    UnknownPreset,
+    PluginError,
+    ConfigError,
+    ValueError,
+)
 _RUN_ERRORS = (
     RunError,
     CheckpointError,
@@ -94,7 +104,8 @@ def train(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("family", nargs="?", metavar="FAMILY")
-    parser.add_argument("--preset", default="default", help="where the flags' defaults come from ('metarl list')")
+    parser.add_argument("--preset", help="where the flags' defaults come from ('metarl list')")
+    parser.add_argument("--algorithm", help="of few-shot families: the learner, with its own preset if there is one")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue a run; takes no other flags")
     parser.add_argument("--name", help="folder of the run, under --runs; by default family, preset, seed and time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
@@ -107,8 +118,9 @@ def train(argv: Sequence[str]) -> int:
     if chosen.family is None:
         parser.print_help()
         return 0 if {"-h", "--help"} & set(rest) else 2
-    preset = dataclasses.replace(preset_config(chosen.family, chosen.preset), plugins=tuple(LOADED))
-    config = _run_config(preset, rest)
+    named = chosen.preset or preset_for(chosen.family, chosen.algorithm)
+    preset = dataclasses.replace(preset_config(chosen.family, named), plugins=tuple(LOADED))
+    config = _run_config(preset, rest if chosen.algorithm is None else [*rest, "--algorithm", chosen.algorithm])
     directory = chosen.runs / (chosen.name or _default_name(config))
     state = training.start(config, directory, console)
     console.print(f"run: {directory} ({state.iteration} iterations). Next: metarl evaluate {directory}", soft_wrap=True)
@@ -118,14 +130,16 @@ def train(argv: Sequence[str]) -> int:
 def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") -> RunConfig:
     """The preset with the flags of the command line: the run's own, ``--family.*`` and the algorithm's."""
     flat = tyro.conf.arg(name="")
-    own = [item for item in dataclasses.fields(RunConfig) if item.name in _RUN_FLAGS]
+    kind = kind_of(preset.family)
+    own = [item for item in dataclasses.fields(RunConfig) if item.name in kind.run_flags]
+    family: Any = Annotated[type(preset.family), flat] if kind.flat else type(preset.family)
     hints = typing.get_type_hints(RunConfig)
     form = dataclasses.make_dataclass(
         "Flags",
         [
             *((each.name, _helped(hints[each.name], each.name), getattr(preset, each.name)) for each in own),
-            ("train", Annotated[MetaTrainConfig, flat], dataclasses.field(default=preset.train)),
-            ("family", type(preset.family), dataclasses.field(default_factory=lambda: preset.family)),
+            ("train", Annotated[kind.settings, flat], dataclasses.field(default=preset.train)),
+            ("family", family, dataclasses.field(default_factory=lambda: preset.family)),
         ],
         kw_only=True,
         frozen=True,
@@ -138,7 +152,8 @@ def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") 
         config=(tyro.conf.FlagConversionOff,),
     )
     names = [item.name for item in dataclasses.fields(flags)]
-    return dataclasses.replace(preset, **{name: getattr(flags, name) for name in names})
+    config: RunConfig = kind.settle(dataclasses.replace(preset, **{name: getattr(flags, name) for name in names}))
+    return config
 
 
 def _helped(kind: Any, name: str) -> Any:
@@ -154,9 +169,15 @@ def _default_name(config: RunConfig) -> str:
 def evaluate(argv: Sequence[str]) -> int:
     """``metarl evaluate RUN_DIR [--steps K] [flags]``."""
     from metarl.experiments.evaluate import EvaluateConfig, evaluate_run
+    from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, evaluate_few_shot_run
 
-    directory, options = _directory_and_options("evaluate", EvaluateConfig, argv)
-    evaluate_run(directory, options, console)
+    kind: Any = EvaluateConfig
+    run: Any = evaluate_run
+    paths = [Path(argument) for argument in argv if not argument.startswith("-")][:1]
+    if paths and (paths[0] / "config.json").is_file() and kind_of(load_config(paths[0]).family) is FEW_SHOT:
+        kind, run = FewShotEvaluateConfig, evaluate_few_shot_run
+    directory, options = _directory_and_options("evaluate", kind, argv)
+    run(directory, options, console)
     return 0
 
 
@@ -261,5 +282,7 @@ def list_all(argv: Sequence[str]) -> int:
     algorithms = Table("algorithm", "what", title="algorithms")
     algorithms.add_row("maml-trpo", "MAML with a trust region through the adaptation (arXiv:1703.03400, alg. 3)")
     algorithms.add_row("fomaml-trpo", "the same with inner gradients as constants: --inner.first-order True")
+    for name, learner in ALGORITHMS.items():
+        algorithms.add_row(name, f"few-shot: {learner.summary}")
     console.print(algorithms)
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from metarl.engine import MetaTrainConfig
+from metarl.experiments.kinds import kind_of
 from metarl.rollout.workers import WorkerConfig
 from metarl.tasks import UnknownTaskFamily, family_factory
 
@@ -32,8 +32,8 @@ class RunConfig:
     """The preset that the run started from."""
     family: Any
     """The task family."""
-    train: MetaTrainConfig = field(default_factory=MetaTrainConfig)
-    """The algorithm."""
+    train: Any
+    """The algorithm's settings, of the class that the family's kind has."""
     minutes: float | None = None
     """Stop after this much training time even if iterations are left."""
     checkpoint_every: int = 10
@@ -91,6 +91,9 @@ def from_json(content: bytes, source: Path) -> RunConfig:
         _refuse_unknown(raw, RunConfig, source)
         config = msgspec.convert(raw, RunConfig)
         factory = _factory(config)
+        kind = kind_of(factory)
+        _refuse_unknown(config.train, kind.settings, source)
+        config = dataclasses.replace(config, train=msgspec.convert(config.train, kind.settings))
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             _refuse_unknown(config.family, factory, source)
             return dataclasses.replace(config, family=msgspec.convert(config.family, factory))

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from metarl.engine import Evaluation, evaluate, make_learner
 from metarl.experiments.runs import Run, load_run, read_json, write_json
+from metarl.reinforcement import Evaluation, evaluate, make_learner
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import draw_held_out_tasks
@@ -93,7 +93,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     """Adapt to held-out tasks and measure the return at every step."""
     config = run.config.train
     step_sizes = options.step_sizes(config.inner.step_size)
-    learner = make_learner(run.policy, config, step_sizes)
+    learner = make_learner(run.learner, config, step_sizes)
     tasks = _tasks(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())

@@ -6,14 +6,16 @@ Every preset changes only what differs from the defaults of the configuration cl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from metarl.engine import MetaTrainConfig
 from metarl.experiments.config import RunConfig
-from metarl.inner.adapt import InnerConfig
+from metarl.experiments.few_shot_presets import FEW_SHOT_PRESETS
+from metarl.experiments.kinds import kind_of
+from metarl.experiments.preset import Preset
+from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
+from metarl.reinforcement import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.tasks import closest, family_factory, make_family
 
@@ -23,18 +25,6 @@ class UnknownPreset(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named setting of one task family."""
-
-    summary: str
-    """A line for ``metarl list``."""
-    family: dict[str, Any]
-    """Options of the family."""
-    train: Callable[[], MetaTrainConfig]
-    minutes: float | None = None
 
 
 _MAML_POLICY = PolicyConfig(hidden=(100, 100), activation="relu", min_log_std=-13.8)
@@ -276,8 +266,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 def presets_of(family_name: str) -> dict[str, Preset]:
     """The presets of a family; one of a user's has a ``default`` made of the classes' own defaults."""
-    plain = Preset(summary="the defaults of every class", family={}, train=MetaTrainConfig)
-    return PRESETS.get(family_name, {"default": plain})
+    settings = kind_of(family_factory(family_name)).settings
+    plain = Preset(summary="the defaults of every class", family={}, train=settings)
+    return (PRESETS | FEW_SHOT_PRESETS).get(family_name, {"default": plain})
+
+
+def preset_for(family_name: str, algorithm: str | None) -> str:
+    """The preset that has an algorithm's name, if the family has one, else the default."""
+    return algorithm if algorithm is not None and algorithm in presets_of(family_name) else "default"
 
 
 def preset_config(family_name: str, preset: str = "default") -> RunConfig:

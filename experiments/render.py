@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from metarl.engine import Clock, collect, evaluate, make_learner
+from metarl.engine import Clock
 from metarl.envs import Navigation2D
 from metarl.experiments.film import Film, Scene, check_drawable, write_video
 from metarl.experiments.runs import Run, load_run
 from metarl.experiments.trajectories import Paths, draw_trajectories
+from metarl.reinforcement import collect, evaluate, make_learner
 from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
@@ -120,7 +121,7 @@ def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     """Adapt to each goal and draw some of the very episodes that adaptation collected."""
     train, steps = run.config.train, config.steps or 3
     goals = held_out_tasks(run.config.family, config.tasks or 6, config.seed)
-    learner = make_learner(run.policy, train, config.step_sizes(train.inner.step_size, steps))
+    learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     _, batches, _ = collect(run.config.family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
     scaler = make_scaler(run.state.meta.normalizer)
@@ -140,7 +141,7 @@ def _video(run: Run, config: RenderConfig, path: Path) -> None:
     steps = config.steps or 1
     after = f"after {steps} gradient step{'s' if steps > 1 else ''}"
     scaler = make_scaler(run.state.meta.normalizer)
-    film = Film(run.config.family, run.policy, scaler, ("before adaptation", after), config.height)
+    film = Film(run.config.family, run.learner, scaler, ("before adaptation", after), config.height)
     write_video(film, _scenes(run, config, steps), path)
 
 
@@ -148,12 +149,12 @@ def _scenes(run: Run, config: RenderConfig, steps: int) -> list[Scene]:
     """Adapt to each task as evaluation does, on the run's own number of episodes, and pick what to show."""
     family, train = run.config.family, run.config.train
     tasks = held_out_tasks(family, config.tasks or 2, config.seed)
-    learner = make_learner(run.policy, train, config.step_sizes(train.inner.step_size, steps))
+    learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     adapted = evaluate(family, learner, run.state.meta, tasks, train.rollout, seeds).adapted
     shown, episodes = seeds._replace(path=(SHOWN,)), config.episodes or 1
     resets = shown.resets(len(tasks), episodes)
-    noise = shown.noise(run.policy, len(tasks), episodes, train.rollout.horizon)
+    noise = shown.noise(run.learner, len(tasks), episodes, train.rollout.horizon)
     return [
         Scene(
             task,

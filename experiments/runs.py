@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.checkpoints import BEST, load_checkpoint, load_newest, write_atomically
-from metarl.engine import TrainState, initial_state
+from metarl.engine import TrainState
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
+from metarl.experiments.kinds import kind_of
 from metarl.logs import read_metrics as read_log
-from metarl.policies.base import Policy
 from metarl.tasks import UnknownTaskFamily
 from metarl.types import Metrics
 
@@ -26,7 +26,8 @@ class Run(NamedTuple):
 
     directory: Path
     config: RunConfig
-    policy: Policy
+    learner: Any
+    """What learns: a policy, or a few-shot learner."""
     state: TrainState
     complaints: list[str]
     """Checkpoints that were passed over because they could not be read."""
@@ -74,12 +75,12 @@ def load_run(directory: Path, checkpoint: str = "newest") -> Run:
         CheckpointError: if no checkpoint can be read.
     """
     config = load_config(directory)
-    policy, like = initial_state(config.family, config.train)
+    learner, like = kind_of(config.family).prepare(config)
     folder = directory / "checkpoints"
     if checkpoint == "best":
-        return Run(directory, config, policy, load_checkpoint(folder / BEST, like, family=config.family_name), [])
+        return Run(directory, config, learner, load_checkpoint(folder / BEST, like, family=config.family_name), [])
     state, complaints = load_newest(folder, like, family=config.family_name)
-    return Run(directory, config, policy, state, complaints)
+    return Run(directory, config, learner, state, complaints)
 
 
 def read_metrics(directory: Path) -> list[Metrics]:

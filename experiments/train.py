@@ -27,12 +27,11 @@ from rich.progress import (
 from rich.text import Text
 
 from metarl.checkpoints import save_checkpoint
-from metarl.engine import Iteration, TrainState, initial_state, meta_train
+from metarl.engine import Iteration, Scores, TrainState, mean_score, meta_train
 from metarl.experiments.config import RunConfig, to_json
+from metarl.experiments.kinds import kind_of
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
-from metarl.policies.base import Policy
-from metarl.rollout.workers import WorkerPool
 from metarl.types import Metrics
 
 
@@ -42,10 +41,10 @@ def start(config: RunConfig, directory: Path, console: Console) -> TrainState:
     Raises:
         RunError: if the directory is taken.
     """
-    policy, state = initial_state(config.family, config.train)
+    learner, state = kind_of(config.family).prepare(config)
     create_run(directory, config)
     save_checkpoint(directory / "checkpoints", state, family=config.family_name, keep=config.keep_checkpoints)
-    return train(config, policy, state, directory, console)
+    return train(config, learner, state, directory, console)
 
 
 def resume(directory: Path, console: Console) -> TrainState:
@@ -60,29 +59,30 @@ def resume(directory: Path, console: Console) -> TrainState:
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
     left = max(run.config.train.iterations - run.state.iteration, 0)
     console.print(f"resuming {directory} after {run.state.iteration} iterations, {left} left", soft_wrap=True)
-    return train(run.config, run.policy, run.state, directory, console)
+    return train(run.config, run.learner, run.state, directory, console)
 
 
-def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path, console: Console) -> TrainState:
+def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, console: Console) -> TrainState:
     """Run the loop until the iterations or the minutes are used up, or a signal asks to stop."""
     deadline = time.monotonic() + 60.0 * config.minutes if config.minutes else math.inf
-    adapted = f"held_out/return_after_{config.train.inner.steps}"
-    best = _best_so_far(directory, state, adapted)
+    best = _best_so_far(config, directory, state)
     with (
-        WorkerPool(config.family, config.workers) as family,
+        kind_of(config.family).open(config, learner) as meta_learner,
         RunLog(directory, steps=config.train.inner.steps, start=state.iteration) as log,
         stop_on_signals(console) as asked,
         _progress(console) as progress,
     ):
         log.text("configuration", "```json\n" + to_json(config).decode() + "\n```")
-        bar = progress.add_task("", total=config.train.iterations, completed=state.iteration, returns="")
-        for iteration in meta_train(family, policy, config.train, state):
+        bar = progress.add_task("", total=config.train.iterations, completed=state.iteration, scores="")
+        for iteration in meta_train(meta_learner, config.train, state):
             state = iteration.state
-            line = log.write(iteration)
-            progress.update(bar, completed=state.iteration, returns=_returns(iteration.returns))
-            _say(iteration, config, console)
+            score = -math.inf
+            if iteration.metrics:
+                log.write(iteration)
+                progress.update(bar, completed=state.iteration, scores=_main(iteration.scores))
+                _say(iteration, config, console)
+                score = _score(config, iteration.held_out)
             last = bool(asked) or time.monotonic() > deadline or state.iteration == config.train.iterations
-            score = line.get(adapted, -math.inf)
             if last or state.iteration % config.checkpoint_every == 0 or score > best:
                 save_checkpoint(
                     directory / "checkpoints",
@@ -94,7 +94,8 @@ def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path,
             best = max(best, score)
             if last:
                 break
-        if lines := read_metrics(directory):
+        lines = read_metrics(directory)
+        if lines or not config.train.iterations:
             finish(config, state, lines, directory, log)
     if state.failures:
         console.print(f"{state.failures} updates were refused and left the parameters as they were", soft_wrap=True)
@@ -105,16 +106,16 @@ def train(config: RunConfig, policy: Policy, state: TrainState, directory: Path,
 
 def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], directory: Path, log: RunLog) -> None:
     """Write ``results.json`` and the hyper-parameters beside their final figures."""
-    kinds = ("return_after", "success_after")
-    last = {name: value for name, value in lines[-1].items() if any(kind in name for kind in kinds)}
+    last = {name: value for line in lines[-1:] for name, value in line.items() if "_after_" in name}
     final = {name: value for name, value in last.items() if math.isfinite(value)}
-    log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
+    if final:
+        log.hyperparameters(_settings(config), {f"final/{name}": value for name, value in final.items()})
     summary = {
         "iterations": state.iteration,
         "env_steps": state.env_steps,
-        "training_minutes": sum(each["time/iteration_s"] for each in lines) / 60.0,
+        "training_minutes": _training_minutes(lines),
         "failed_updates": state.failures,
-        "diverged_episodes": int(sum(each["train/diverged_episodes"] for each in lines)),
+        "diverged_episodes": int(sum(each.get("train/diverged_episodes", 0.0) for each in lines)),
     }
     write_json(directory / "results.json", {"family": config.family_name, "preset": config.preset, **summary, **final})
 
@@ -159,43 +160,66 @@ def _progress(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         _Rate(),
-        TextColumn("{task.fields[returns]}"),
+        TextColumn("{task.fields[scores]}"),
         console=console,
         disable=not console.is_terminal,
     )
 
 
-def _returns(returns: np.ndarray) -> str:
-    shown = [f"{np.nanmean(row):.1f}" if np.isfinite(row).any() else "nan" for row in returns]
-    return "return " + " → ".join(shown)
+def _main(scores: Scores) -> str:
+    """The main score after 0..S steps."""
+    return next((_arrows(name, rows) for name, rows in scores.items()), "")
 
 
-def _success(iteration: Iteration) -> str:
-    """Of the held-out tasks, where the environments tell it."""
-    success = iteration.held_out_success
-    if success is None or not np.isfinite(success).any():
-        return ""
-    return ", success " + " → ".join(f"{100.0 * np.nanmean(row):.0f} %" for row in success)
+def _arrows(name: str, rows: np.ndarray) -> str:
+    means = [mean_score(row) for row in rows]
+    form = "{:.1f}" if max((abs(mean) for mean in means if math.isfinite(mean)), default=0.0) >= 10.0 else "{:.3f}"
+    return f"{name} " + " → ".join(form.format(mean) for mean in means)
 
 
 def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:
-    """Without a terminal for the bar: a line whenever held-out tasks were evaluated."""
+    """Without a terminal for the bar: a line whenever held-out tasks were looked at."""
     if iteration.held_out is None or console.is_terminal:
         return
     metrics = iteration.metrics
-    diverged = metrics["train/diverged_episodes"]
-    console.print(
-        f"iteration {iteration.state.iteration}/{config.train.iterations}: {_returns(iteration.returns)}, "
-        f"held-out {_returns(iteration.held_out)}{_success(iteration)}, KL {metrics['outer/kl_nats']:.4f}, "
-        f"{metrics['time/iteration_s']:.2f} s{f', {diverged:.0f} episodes diverged' if diverged else ''}",
-        soft_wrap=True,
-    )
+    diverged = metrics.get("train/diverged_episodes", 0.0)
+    held_out = [_arrows(name, rows) for name, rows in iteration.held_out.items() if np.isfinite(rows).any()]
+    parts = [
+        f"iteration {iteration.state.iteration}/{config.train.iterations}: {_main(iteration.scores)}",
+        "held-out " + ", ".join(held_out),
+        *([f"KL {metrics['outer/kl_nats']:.4f}"] if "outer/kl_nats" in metrics else []),
+        f"{metrics['time/iteration_s']:.3g} s",
+        *([f"{diverged:.0f} episodes diverged"] if diverged else []),
+    ]
+    console.print(", ".join(parts), soft_wrap=True)
 
 
-def _best_so_far(directory: Path, state: TrainState, score: str) -> float:
-    """The highest held-out return after adaptation up to ``state``."""
-    scores = [line[score] for line in read_metrics(directory) if line["iteration"] <= state.iteration and score in line]
-    return max((each for each in scores if math.isfinite(each)), default=-math.inf)
+def _training_minutes(lines: Sequence[Metrics]) -> float:
+    """A line tells the mean time of the iterations since the last one."""
+    before = [0.0, *(line["iteration"] for line in lines)]
+    times = zip(lines, before, strict=False)
+    return sum(line["time/iteration_s"] * (line["iteration"] - since) for line, since in times) / 60.0
+
+
+def _score(config: RunConfig, held_out: Scores | None) -> float:
+    """What checkpoints compete by, higher is better: the main score of held-out tasks after adaptation."""
+    if not held_out:
+        return -math.inf
+    score = mean_score(next(iter(held_out.values()))[-1])
+    return -score if kind_of(config.family).lower_is_better(config) else score
+
+
+def _best_so_far(config: RunConfig, directory: Path, state: TrainState) -> float:
+    """The best such score up to ``state``."""
+    lower = kind_of(config.family).lower_is_better(config)
+    scores = [-math.inf]
+    for line in read_metrics(directory):
+        steps = [
+            name for name in line if name.startswith("held_out/") and name.endswith(f"_{config.train.inner.steps}")
+        ]
+        if line["iteration"] <= state.iteration and steps and math.isfinite(line[steps[0]]):
+            scores.append(-line[steps[0]] if lower else line[steps[0]])
+    return max(scores)
 
 
 def _settings(config: RunConfig) -> dict[str, bool | int | float | str]:

@@ -19,6 +19,7 @@ from metarl.types import Meta, Params
 FORMAT = "metarl-checkpoint-1"
 BEST = "best.safetensors"
 _NAME = re.compile(r"iteration_(\d{8})\.safetensors")
+_COUNTERS = [name for name in TrainState._fields if name not in ("meta", "optimizer")]
 _HEADER_LIMIT = 1 << 20
 """Bytes that a file may hold beyond its tensors."""
 
@@ -43,9 +44,9 @@ def save_checkpoint(directory: Path, state: TrainState, *, family: str, keep: in
     Raises:
         CheckpointError: if the disk did not take it.
     """
-    counters = {name: value for name, value in state._asdict().items() if name != "meta"}
+    counters = {name: value for name, value in state._asdict().items() if name in _COUNTERS}
     metadata = {"format": FORMAT, "family": family, "state": json.dumps(counters)}
-    tensors = _flatten(state.meta)
+    tensors = _flatten(state)
     content = to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
     path = directory / f"iteration_{state.iteration:08d}.safetensors"
     directory.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def load_checkpoint(path: Path, like: TrainState, *, family: str) -> TrainState:
     Raises:
         CheckpointError: naming what is wrong with the file.
     """
-    expected = _flatten(like.meta)
+    expected = _flatten(like)
     limit = sum(value.nbytes for value in expected.values()) + _HEADER_LIMIT
     try:
         size = path.stat().st_size
@@ -139,7 +140,8 @@ def load_checkpoint(path: Path, like: TrainState, *, family: str) -> TrainState:
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
     on_device = {name: value.to(expected[name].device) for name, value in loaded.items()}
-    return TrainState(_unflatten(on_device), *(counters[name] for name in TrainState._fields if name != "meta"))
+    meta, optimizer = _unflatten(on_device)
+    return TrainState(meta, optimizer, **counters)
 
 
 def _check_origin(path: Path, metadata: Mapping[str, str], family: str) -> None:
@@ -153,28 +155,28 @@ def _check_origin(path: Path, metadata: Mapping[str, str], family: str) -> None:
 
 
 def _counters(path: Path, metadata: Mapping[str, str]) -> dict[str, int]:
-    names = [name for name in TrainState._fields if name != "meta"]
     try:
         counters = json.loads(metadata.get("state", ""))
     except (json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its state is not JSON ({error})") from error
     whole = isinstance(counters, dict) and all(
-        type(counters.get(name)) is int and 0 <= counters[name] < math.inf for name in names
+        type(counters.get(name)) is int and 0 <= counters[name] < math.inf for name in _COUNTERS
     )
     if not whole:
         raise CheckpointError(
-            f"{path}: its state must give whole numbers for {', '.join(names)}, got {counters!r:.200}"
+            f"{path}: its state must give whole numbers for {', '.join(_COUNTERS)}, got {counters!r:.200}"
         )
-    return {name: counters[name] for name in names}
+    return {name: counters[name] for name in _COUNTERS}
 
 
-def _flatten(meta: Meta) -> Params:
-    parts = meta._asdict()
+def _flatten(state: TrainState) -> Params:
+    parts = {**state.meta._asdict(), "optimizer": state.optimizer}
     return {f"{part}/{name}": value for part, params in parts.items() for name, value in params.items()}
 
 
-def _unflatten(tensors: Params) -> Meta:
+def _unflatten(tensors: Params) -> tuple[Meta, Params]:
     def part(prefix: str) -> Params:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    return Meta(*(part(f"{name}/") for name in Meta._fields))
+    meta = Meta(*(part(f"{name}/") for name in Meta._fields))
+    return meta, part("optimizer/")

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.engine import Iteration
+from metarl.engine import Iteration, Scores, mean_score, score_metrics
 from metarl.types import Metrics
 
 _FLUSH = 10
@@ -20,8 +20,8 @@ _FLUSH = 10
 class RunLog:
     """Writes each iteration to ``metrics.jsonl`` and to ``tensorboard/``.
 
-    Returns after 0..S steps share one chart: TensorBoard overlays the runs ``after_0`` .. ``after_S``, each with the
-    tags ``return/training_tasks`` and ``return/held_out_tasks``.
+    Scores after 0..S steps share one chart: TensorBoard overlays the runs ``after_0`` .. ``after_S``, each with tags
+    such as ``return/training_tasks`` and ``return/held_out_tasks``.
     """
 
     def __init__(self, directory: Path, *, steps: int, start: int) -> None:
@@ -58,18 +58,15 @@ class RunLog:
         self._main.add_text(title, text)
 
     def write(self, iteration: Iteration) -> Metrics:
-        """Log one iteration; returns the line written."""
+        """Log one iteration that has metrics; returns the line written."""
         number = iteration.state.iteration
         metrics = dict(iteration.metrics)
-        self._returns("training_tasks", iteration.returns, number)
+        self._scores("training_tasks", iteration.scores, number)
         if iteration.held_out is not None:
-            self._returns("held_out_tasks", iteration.held_out, number)
-            metrics |= {f"held_out/return_after_{step}": _mean(row) for step, row in enumerate(iteration.held_out)}
-        if iteration.held_out_success is not None and np.isfinite(iteration.held_out_success).any():
-            success = enumerate(iteration.held_out_success)
-            metrics |= {f"held_out/success_after_{step}": _mean(row) for step, row in success}
+            self._scores("held_out_tasks", iteration.held_out, number)
+            metrics |= score_metrics("held_out", iteration.held_out)
         for name, value in metrics.items():
-            if "return_after" not in name and math.isfinite(value):
+            if "_after_" not in name and math.isfinite(value):
                 self._main.add_scalar(name, value, number)
         line = {"iteration": float(number), **metrics}
         self._lines.write(json.dumps({name: value if math.isfinite(value) else None for name, value in line.items()}))
@@ -81,12 +78,19 @@ class RunLog:
         """The run's line of the HPARAMS tab."""
         self._main.add_hparams(settings, final, run_name=".")
 
-    def _returns(self, kind: str, returns: np.ndarray, number: int) -> None:
-        for writer, row in zip(self._after, returns, strict=True):
-            finite = row[np.isfinite(row)]
-            writer.add_scalar(f"return/{kind}", _mean(row), number)
-            if finite.size:
-                writer.add_histogram(f"return_per_task/{kind}", finite, number)
+    def image(self, tag: str, pixels: np.ndarray, number: int) -> None:
+        """A picture ``[height, width, 3]`` of the IMAGES tab, whole numbers from 0 to 255."""
+        self._main.add_image(tag, pixels, number, dataformats="HWC")
+
+    def _scores(self, kind: str, scores: Scores, number: int) -> None:
+        main = next(iter(scores), "")
+        for name, rows in scores.items():
+            for writer, row in zip(self._after, rows, strict=False):
+                finite = row[np.isfinite(row)]
+                if name == main or finite.size:
+                    writer.add_scalar(f"{name}/{kind}", mean_score(row), number)
+                if name == main and finite.size:
+                    writer.add_histogram(f"{name}_per_task/{kind}", finite, number)
 
 
 def read_metrics(directory: Path) -> list[Metrics]:
@@ -101,8 +105,3 @@ def _lines(path: Path) -> list[dict[str, float]]:
         return []
     whole = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in whole]
-
-
-def _mean(row: np.ndarray) -> float:
-    finite = row[np.isfinite(row)]
-    return float(finite.mean()) if finite.size else math.nan

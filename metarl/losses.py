@@ -1,4 +1,4 @@
-"""Policy-gradient objectives: inner losses with the right second derivative, the outer surrogate, the KL.
+"""Objectives: policy-gradient losses with the right second derivative, the surrogate, the KL; losses of examples.
 
 Every function gives one number per task ``[M]``; averaging over tasks is the caller's.
 """
@@ -78,3 +78,22 @@ def surrogate_loss(policy: Policy, distribution: Params, batch: Rollouts) -> Ten
 def mean_kl(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
     """KL from the policy that drew the batch to ``distribution``, mean over its steps."""
     return (policy.kl(batch.behavior, distribution) * sample_weights(batch)).sum(1)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of logits ``[M, N, classes]`` to classes ``[M, N]`` in nats, mean over examples."""
+    return (
+        torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        .view(targets.shape)
+        .mean(1)
+    )
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of values ``[M, N, out]`` to targets of the same shape, mean over examples and numbers."""
+    return (outputs - targets).square().flatten(1).mean(1)
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of examples ``[M, N]`` whose greatest logit ``[M, N, classes]`` is the target's."""
+    return (outputs.argmax(-1) == targets).float().mean(1)

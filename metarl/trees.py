@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.types import Params, Rollouts, TaskData
+from metarl.types import Examples, Params, Rollouts, TaskData
 
 
 def expand(theta: Params, tasks: int) -> Params:
@@ -32,13 +32,24 @@ def leaves(params: Params) -> Params:
 
 
 def add_scaled(params: Params, direction: Params, scale: float | Tensor) -> Params:
-    """``params + scale * direction``."""
+    """``params + scale * direction``, with one scale for all leaves or one for each task, ``[M]``."""
+    if isinstance(scale, Tensor) and scale.ndim:
+        return {name: value + _each_task(scale, value) * direction[name] for name, value in params.items()}
     return {name: value + scale * direction[name] for name, value in params.items()}
+
+
+def _each_task(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(first: Params, second: Params) -> Tensor:
     """The inner product over all leaves, a scalar tensor."""
     return torch.stack([torch.sum(value * second[name]) for name, value in first.items()]).sum()
+
+
+def task_dot(first: Params, second: Params) -> Tensor:
+    """The inner product of each task over all leaves ``[M, ...]``, ``[M]``."""
+    return torch.stack([(value * second[name]).flatten(1).sum(1) for name, value in first.items()]).sum(0)
 
 
 def scale(params: Params, factor: float | Tensor) -> Params:
@@ -66,6 +77,11 @@ def gradients(outputs: Tensor | Params, params: Params, *, weights: Params | Non
 def mean_of_sums(sums: Sequence[Params], tasks: int) -> Params:
     """The mean over all ``tasks`` tasks, from sums over groups of them; every mean over tasks goes through here."""
     return {name: torch.stack([group[name] for group in sums]).sum(0) / tasks for name in sums[0]}
+
+
+def to_device(params: Params, device: torch.device) -> Params:
+    """The same values there."""
+    return {name: value.to(device) for name, value in params.items()}
 
 
 def is_finite(params: Params) -> bool:
@@ -106,6 +122,26 @@ def map_rollouts(function: Callable[[Tensor], Tensor], batch: Rollouts) -> Rollo
     )
 
 
+def map_examples(function: Callable[..., Tensor], *batches: Examples) -> Examples:
+    """``function`` of corresponding tensors of examples."""
+    return Examples(*(function(*fields) for fields in zip(*batches, strict=True)))
+
+
+def split_examples(data: TaskData[Examples], size: int) -> list[TaskData[Examples]]:
+    """The same data in groups of at most ``size`` tasks."""
+    count = data.query.inputs.shape[0]
+    if count <= size:
+        return [data]
+
+    def part(batch: Examples, start: int) -> Examples:
+        return map_examples(lambda field: field[start : start + size], batch)
+
+    return [
+        TaskData(tuple(part(batch, start) for batch in data.support), part(data.query, start))
+        for start in range(0, count, size)
+    ]
+
+
 def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
     """Every ``stride``-th time step of the rollouts."""
     episodes, steps = batch.mask.shape[1:]
@@ -117,7 +153,32 @@ def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
     return map_rollouts(lambda field: field[:, :, ::stride], batch._replace(behavior={}))._replace(behavior=behavior)
 
 
-def split_tasks(data: TaskData, size: int) -> list[TaskData]:
+def heaviest_steps(batch: Rollouts, share: float) -> Rollouts:
+    """The time steps with the greatest absolute advantages, as one episode a task, at the weight they had in the whole.
+
+    A subset drawn at random, or every k-th step, misses the curvature of an inner loss by far more.
+
+    Args:
+        batch: rollouts; a loss that needs whole episodes cannot take what comes back.
+        share: of all steps to keep, in (0, 1].
+    """
+    tasks, count = len(batch.mask), batch.mask[0].numel()
+    kept = max(1, round(share * count))
+    counting = batch.mask.flatten(1).sum(1).clamp(min=1.0)
+    order = (batch.advantages.abs() * batch.mask).flatten(1).topk(kept, 1).indices.sort(1).values
+
+    def pick(field: Tensor) -> Tensor:  # [M, E * T, X]
+        rows = field.reshape(tasks, count, -1)
+        return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
+
+    behavior = {name: pick(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
+    flat = map_rollouts(lambda field: pick(field.flatten(1, 2))[:, None], batch._replace(behavior={}))
+    flat = flat._replace(**{name: getattr(flat, name)[..., 0] for name in ("rewards", "mask", "log_probs")})
+    weight = flat.mask.flatten(1).sum(1).clamp(min=1.0) / counting
+    return flat._replace(advantages=flat.advantages[..., 0] * weight[:, None, None], behavior=behavior)
+
+
+def split_tasks(data: TaskData[Rollouts], size: int) -> list[TaskData[Rollouts]]:
     """The same data in groups of at most ``size`` tasks, so that a graph over each fits the caches."""
     count = data.query.rewards.shape[0]
     groups = [slice(start, start + size) for start in range(0, count, size)]

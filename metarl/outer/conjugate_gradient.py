@@ -6,12 +6,17 @@ from collections.abc import Callable
 
 import torch
 
-from metarl.trees import add_scaled, dot, scale
+from metarl.trees import add_scaled, dot, scale, task_dot
 from metarl.types import Params
 
 
 def conjugate_gradient(
-    product: Callable[[Params], Params], target: Params, *, iterations: int, tolerance: float = 1e-10
+    product: Callable[[Params], Params],
+    target: Params,
+    *,
+    iterations: int,
+    tolerance: float = 1e-10,
+    by_task: bool = False,
 ) -> Params:
     """Approximately solve ``A x = target`` for a symmetric positive definite A (Hestenes & Stiefel 1952).
 
@@ -20,18 +25,21 @@ def conjugate_gradient(
         target: the right-hand side.
         iterations: how many products at most.
         tolerance: stop once the squared residual is below this share of the target's.
+        by_task: A does not mix tasks, whose vectors stand in leaves ``[M, ...]``: each is solved on its own.
     """
+    inner = task_dot if by_task else dot
     solution = scale(target, 0.0)
     residual = direction = target
-    squared = dot(residual, residual)
+    squared = inner(residual, residual)
     enough = tolerance * squared
     for _ in range(iterations):
         turned = product(direction)
-        step = squared / dot(direction, turned).clamp(min=torch.finfo(squared.dtype).tiny)
+        curvature = inner(direction, turned)
+        step = torch.where(curvature > 0.0, squared / curvature, 0.0)  # rounding, or A is not positive: go no further
         solution = add_scaled(solution, direction, step)
         residual = add_scaled(residual, turned, -step)
-        previous, squared = squared, dot(residual, residual)
-        if not bool(squared > enough):
+        previous, squared = squared, inner(residual, residual)
+        if not bool((squared > enough).any()):
             break
-        direction = add_scaled(residual, direction, squared / previous)
+        direction = add_scaled(residual, direction, squared / previous.clamp(min=torch.finfo(squared.dtype).tiny))
     return solution

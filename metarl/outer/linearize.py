@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import InnerStep, Learner, adapt, local_loss
+from metarl.inner.adapt import InnerStep, adapt
+from metarl.inner.policy_problem import PolicyLearner
+from metarl.inner.rules import Feedback
 from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import sample_weights, surrogate_loss
-from metarl.trees import add_scaled, expand, gradients, leaves, stride_steps, zeros_like
+from metarl.trees import add_scaled, expand, gradients, heaviest_steps, leaves, stride_steps, zeros_like
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 
@@ -52,15 +54,16 @@ def _part(joined: Params, part: str) -> Params:
 
 def _linear_step(step: InnerStep, eta: Params) -> LinearStep:
     def update(joined: Params) -> Params:
-        return _join(*step.rule.update(eta, _part(joined, "state"), _part(joined, "phi"), _part(joined, "gradient")))
+        feedback = Feedback(_part(joined, "gradient"), step.feedback.loss)
+        return _join(*step.rule.update(eta, _part(joined, "state"), _part(joined, "phi"), feedback))
 
-    return LinearStep(step, AutogradMap(update, _join(step.point, step.state, step.gradient)))
+    return LinearStep(step, AutogradMap(update, _join(step.point, step.state, step.feedback.gradient)))
 
 
 class Linearization(NamedTuple):
     """The action distributions of some tasks' adapted policies as a function of the initialization, to first order."""
 
-    learner: Learner
+    learner: PolicyLearner
     eta: Params
     steps: tuple[LinearStep, ...]
     phi: Params
@@ -87,7 +90,7 @@ class Linearization(NamedTuple):
 
     def fisher_product(self, vector: Params) -> Params:
         """The Gauss-Newton matrix of the KL times ``vector``, summed over these tasks."""
-        policy, at = self.learner.policy, self.query.outputs
+        policy, at = self.learner.problem.policy, self.query.outputs
         product = self.query.product(self.push(vector), None, lambda tangent: policy.fisher(at, tangent, self.weights))
         return self.pull(product)
 
@@ -95,20 +98,29 @@ class Linearization(NamedTuple):
         """Gradient of minus TRPO's surrogate on ``query`` in the initialization, summed over these tasks."""
         at = leaves(self.query.outputs)
         with torch.enable_grad():
-            loss = surrogate_loss(self.learner.policy, at, query).sum()
+            loss = surrogate_loss(self.learner.problem.policy, at, query).sum()
         return self.pull(self.query.pull(gradients(loss, at)))
 
-    def subsample(self, data: TaskData, stride: int) -> Linearization:
-        """The same linearization, at the same adapted parameters, estimated on every ``stride``-th time step."""
+    def subsample(self, data: TaskData[Rollouts], stride: int, share: float) -> Linearization:
+        """The same linearization, at the same adapted parameters, estimated on less.
+
+        Args:
+            data: what it was made from.
+            stride: use every k-th time step of the query.
+            share: of the support's time steps, those of the greatest absolute advantages.
+        """
+        if share == 1.0:
+            return _linearization(self.learner, self.eta, self.steps, self.phi, stride_steps(data.query, stride))
         steps = []
         for linear, batch in zip(self.steps, data.support, strict=True):
-            loss = local_loss(self.learner.policy, self.learner.loss, linear.step.point, stride_steps(batch, stride))
+            part = heaviest_steps(batch, share)
+            loss = self.learner.problem.local_loss(linear.step.point, part)
             steps.append(linear._replace(step=linear.step._replace(loss=loss)))
         query = stride_steps(data.query, stride)
         return _linearization(self.learner, self.eta, tuple(steps), self.phi, query)
 
 
-def linearize(learner: Learner, meta: Meta, data: TaskData) -> Linearization:
+def linearize(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Linearization:
     """Adapt from ``meta.theta`` on the support data and keep what Jacobian products need."""
     theta = expand(meta.theta, data.query.rewards.shape[0])
     adaptation = adapt(learner, meta.eta, theta, data.support)
@@ -117,7 +129,7 @@ def linearize(learner: Learner, meta: Meta, data: TaskData) -> Linearization:
 
 
 def _linearization(
-    learner: Learner, eta: Params, steps: tuple[LinearStep, ...], phi: Params, query: Rollouts
+    learner: PolicyLearner, eta: Params, steps: tuple[LinearStep, ...], phi: Params, query: Rollouts
 ) -> Linearization:
-    distributions = learner.policy.linearize(phi, query.observations.flatten(1, 2))
+    distributions = learner.problem.policy.linearize(phi, query.observations.flatten(1, 2))
     return Linearization(learner, eta, steps, phi, distributions, sample_weights(query))

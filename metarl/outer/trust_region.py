@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Learner, adapt
+from metarl.inner.adapt import adapt
+from metarl.inner.policy_problem import PolicyLearner
 from metarl.losses import mean_kl, surrogate_loss
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.outer.linearize import Linearization, linearize
 from metarl.processor import map_groups
 from metarl.trees import add_scaled, dot, expand, is_finite, mean_of_sums, scale, split_tasks
-from metarl.types import Meta, Metrics, Params, TaskData
+from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,12 @@ class TrustRegionConfig:
     damping: float = 1e-5
     """Added to the Fisher matrix's diagonal."""
     fisher_stride: int = 1
-    """Use every k-th time step in the Fisher matrix; 1 uses all of them."""
+    """Use every k-th time step of the query in the Fisher matrix; 1 uses all of them."""
+    fisher_support_share: float = 1.0
+    """Of the support's time steps, those with the greatest absolute advantages, for how the adapted policies move with
+    the initialization in the Fisher matrix; 1 uses all of them."""
     fisher_check_every: int = 10
-    """With a stride above 1: how often to log the cosine of the step to the full Fisher matrix's, in iterations."""
+    """With less than all steps: how often to log the cosine of the step to the full Fisher matrix's, in iterations."""
     line_search_steps: int = 15
     """Candidates tried before the update is given up."""
     backtrack: float = 0.8
@@ -42,12 +46,26 @@ class TrustRegionConfig:
         for name in ("cg_iterations", "fisher_stride", "fisher_check_every", "line_search_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"outer {name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.fisher_support_share <= 1.0:
+            raise ValueError(
+                f"fisher_support_share must lie above 0 and be at most 1, got {self.fisher_support_share}; try 0.3"
+            )
         if not 0.0 < self.max_kl < math.inf:
             raise ValueError(f"max_kl must be positive and finite, got {self.max_kl}; 0.01 is usual")
         if not 0.0 <= self.damping < math.inf:
             raise ValueError(f"damping must be 0 or more, got {self.damping}; 1e-5 is usual")
         if not 0.0 < self.backtrack < 1.0:
             raise ValueError(f"backtrack must lie between 0 and 1, got {self.backtrack}; 0.8 is usual")
+
+    @property
+    def subsamples(self) -> bool:
+        """Whether the Fisher matrix uses less than all time steps."""
+        return self.fisher_stride > 1 or self.fisher_support_share < 1.0
+
+    @property
+    def whole(self) -> TrustRegionConfig:
+        """The same with a Fisher matrix of all time steps."""
+        return replace(self, fisher_stride=1, fisher_support_share=1.0)
 
 
 class Update(NamedTuple):
@@ -65,7 +83,12 @@ class _Candidate(NamedTuple):
 
 
 def trust_region_update(
-    learner: Learner, meta: Meta, data: TaskData, config: TrustRegionConfig, *, check_fisher: bool = False
+    learner: PolicyLearner,
+    meta: Meta,
+    data: TaskData[Rollouts],
+    config: TrustRegionConfig,
+    *,
+    check_fisher: bool = False,
 ) -> Update:
     """Move the initialization along the natural meta-gradient, as far as the measured KL and surrogate allow.
 
@@ -82,11 +105,11 @@ def trust_region_update(
     """
     tasks = data.query.rewards.shape[0]
     groups = split_tasks(data, learner.task_chunk)
-    gradient, before, linearizations = _meta_gradient(learner, meta, groups, tasks, config.fisher_stride)
+    gradient, before, linearizations = _meta_gradient(learner, meta, groups, tasks, config)
     metrics: Metrics = {"outer/gradient_norm": float(dot(gradient, gradient).sqrt())}
     direction, length = _natural_direction(linearizations, gradient, tasks, config)
-    if check_fisher and config.fisher_stride > 1:
-        _, _, everything = _meta_gradient(learner, meta, groups, tasks, 1)
+    if check_fisher and config.subsamples:
+        _, _, everything = _meta_gradient(learner, meta, groups, tasks, config.whole)
         metrics["outer/fisher_cosine"] = _cosine(direction, _natural_direction(everything, gradient, tasks, config)[0])
         del everything
     del linearizations
@@ -110,14 +133,21 @@ def trust_region_update(
 
 
 def _meta_gradient(
-    learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: int, stride: int
+    learner: PolicyLearner,
+    meta: Meta,
+    groups: Sequence[TaskData[Rollouts]],
+    tasks: int,
+    config: TrustRegionConfig,
 ) -> tuple[Params, _Candidate, list[Linearization]]:
-    """Gradient of minus the surrogate, its value, and what Fisher products need on every ``stride``-th time step."""
+    """Gradient of minus the surrogate, its value, and what Fisher products need."""
 
-    def one(group: TaskData) -> tuple[Params, Tensor, Linearization]:
+    def one(group: TaskData[Rollouts]) -> tuple[Params, Tensor, Linearization]:
         full = linearize(learner, meta, group)
         value = _objectives(learner, full.query.outputs, group)
-        return full.surrogate_gradient(group.query), value, full if stride == 1 else full.subsample(group, stride)
+        part = full
+        if config.subsamples:
+            part = full.subsample(group, config.fisher_stride, config.fisher_support_share)
+        return full.surrogate_gradient(group.query), value, part
 
     sums, values, linearizations = zip(*map_groups(one, groups, _device(groups)), strict=True)
     return mean_of_sums(sums, tasks), _mean_candidate(values, tasks), list(linearizations)
@@ -137,23 +167,25 @@ def _natural_direction(
     return direction, torch.sqrt(2.0 * config.max_kl / dot(direction, gradient).clamp(min=1e-20))
 
 
-def _evaluate(learner: Learner, meta: Meta, groups: Sequence[TaskData], tasks: int) -> _Candidate:
+def _evaluate(learner: PolicyLearner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int) -> _Candidate:
     """Surrogate and KL after adapting from ``meta``, means over tasks."""
 
-    def one(group: TaskData) -> Tensor:
+    def one(group: TaskData[Rollouts]) -> Tensor:
         theta = expand(meta.theta, group.query.rewards.shape[0])
         phi = adapt(learner, meta.eta, theta, group.support).phi
         with torch.no_grad():
-            distribution = learner.policy.distribution(phi, group.query.observations.flatten(1, 2))
+            distribution = learner.problem.policy.distribution(phi, group.query.observations.flatten(1, 2))
         return _objectives(learner, distribution, group)
 
     return _mean_candidate(map_groups(one, groups, _device(groups)), tasks)
 
 
-def _objectives(learner: Learner, distribution: Params, group: TaskData) -> Tensor:
+def _objectives(learner: PolicyLearner, distribution: Params, group: TaskData[Rollouts]) -> Tensor:
     """Surrogate and KL of the query's ``distribution``, summed over tasks, ``[2]``."""
     with torch.no_grad():
-        parts = (objective(learner.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl))
+        parts = (
+            objective(learner.problem.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl)
+        )
         return torch.stack([part.sum() for part in parts])
 
 
@@ -161,7 +193,7 @@ def _mean_candidate(sums: Sequence[Tensor], tasks: int) -> _Candidate:
     return _Candidate(*mean_of_sums([{"both": part} for part in sums], tasks)["both"].tolist())
 
 
-def _device(groups: Sequence[TaskData]) -> torch.device:
+def _device(groups: Sequence[TaskData[Rollouts]]) -> torch.device:
     return groups[0].query.rewards.device
 
 

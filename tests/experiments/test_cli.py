@@ -17,7 +17,10 @@ from metarl.experiments.cli import COMMANDS, main
         (["train", "navigation-2d", "--inner.step-size", "-0.1"], "step_size must be positive"),
         (["train", "navigation-2d", "--rollout.horizon", "0"], "horizon must be at least 1, got 0"),
         (["train", "navigation-2d", "--minutes", "0"], "minutes must be positive"),
-        (["train", "navigation-2d", "--inner.estimator", "dice", "--outer.fisher-stride", "2"], "whole episodes"),
+        (
+            ["train", "navigation-2d", "--inner.estimator", "dice", "--outer.fisher-support-share", "0.5"],
+            "whole episodes",
+        ),
         (["train", "half-cheetah-vel", "--family.velocity-low", "3"], "velocity_low"),
         (["evaluate", "nowhere", "--tasks", "0"], "tasks must be at least 1, got 0"),
     ],

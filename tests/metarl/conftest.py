@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.inner.adapt import Learner, adapt
+from metarl.inner.policy_problem import PolicyProblem
 from metarl.inner.rules import sgd
 from metarl.losses import Estimator, make_inner_loss, mean_kl, surrogate_loss
 from metarl.mlp_kernels import Activation
@@ -35,17 +36,17 @@ class Problem:
 
     def distribution(self, phi: Params) -> Params:
         """Of the query batch, differentiable in ``phi``."""
-        return self.learner.policy.distribution(phi, self.data.query.observations.flatten(1, 2))
+        return self.learner.problem.policy.distribution(phi, self.data.query.observations.flatten(1, 2))
 
     def surrogate(self, theta: Tensor) -> float:
         """Minus TRPO's objective after adaptation, mean over tasks."""
         distribution = self.distribution(self.adapted(self.params(theta)))
-        return float(surrogate_loss(self.learner.policy, distribution, self.data.query).mean())
+        return float(surrogate_loss(self.learner.problem.policy, distribution, self.data.query).mean())
 
     def kl(self, theta: Tensor) -> float:
         """KL from the query's behavior to the adapted policies, mean over tasks."""
         distribution = self.distribution(self.adapted(self.params(theta)))
-        return float(mean_kl(self.learner.policy, distribution, self.data.query).mean())
+        return float(mean_kl(self.learner.problem.policy, distribution, self.data.query).mean())
 
     def vector(self, params: Params) -> Tensor:
         return torch.cat([params[name].reshape(-1) for name in self.meta.theta])
@@ -94,7 +95,9 @@ def make_problem() -> Callable[..., Problem]:
             name: value.double() + 0.1 * torch.randn(value.shape, generator=generator, dtype=torch.float64)
             for name, value in policy.init(generator).items()
         }
-        learner = Learner(policy, [sgd(step_size)] * steps, make_inner_loss(estimator, policy), first_order, task_chunk)
+        learner = Learner(
+            PolicyProblem(policy, make_inner_loss(estimator, policy)), [sgd(step_size)] * steps, first_order, task_chunk
+        )
         everywhere = expand(theta, TASKS)
         support = tuple(random_batch(policy, everywhere, generator) for _ in range(steps))
         phi = adapt(learner, {}, everywhere, support).phi

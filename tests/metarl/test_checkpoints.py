@@ -30,13 +30,13 @@ from metarl.types import Meta
 
 def state_after(iteration: int, size: int = 3) -> TrainState:
     theta = {"weight_0": torch.arange(float(size)) + iteration, "log_std": torch.tensor([0.5])}
-    return TrainState(Meta(theta, {}, {}), iteration, 100 * iteration, 2, 1)
+    return TrainState(Meta(theta, {}, {}), {}, iteration, 100 * iteration, 2, 1)
 
 
 def test_a_loaded_checkpoint_equals_the_saved_state(tmp_path: Path):
     path = save_checkpoint(tmp_path, state_after(7), family="f", keep=3)
     loaded = load_checkpoint(path, state_after(0), family="f")
-    assert loaded[1:] == (7, 700, 2, 1)
+    assert loaded[2:] == (7, 700, 2, 1)
     assert_close(loaded.meta.theta, state_after(7).meta.theta, rtol=0, atol=0)
 
 
@@ -123,13 +123,13 @@ from metarl.engine import TrainState
 from metarl.types import Meta
 for number in range(1, 10_000_000):
     theta = {"weight_0": torch.full((300_000,), float(number)), "log_std": torch.zeros(1)}
-    save_checkpoint(Path(sys.argv[1]), TrainState(Meta(theta, {}, {}), number, 0, 0, 0), family="f", keep=2)
+    save_checkpoint(Path(sys.argv[1]), TrainState(Meta(theta, {}, {}), {}, number, 0, 0, 0), family="f", keep=2)
     print(number, flush=True)
 """
 
 
 def test_kill_9_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path):
-    like = TrainState(Meta({"weight_0": torch.zeros(300_000), "log_std": torch.zeros(1)}, {}, {}), 0, 0, 0, 0)
+    like = TrainState(Meta({"weight_0": torch.zeros(300_000), "log_std": torch.zeros(1)}, {}, {}), {}, 0, 0, 0, 0)
     process = subprocess.Popen(
         [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -154,7 +154,7 @@ from metarl.checkpoints import CheckpointError, save_checkpoint
 from metarl.engine import TrainState
 from metarl.types import Meta
 def state(number, size):
-    return TrainState(Meta({"weight_0": torch.full((size,), float(number))}, {}, {}), number, 0, 0, 0)
+    return TrainState(Meta({"weight_0": torch.full((size,), float(number))}, {}, {}), {}, number, 0, 0, 0)
 folder = Path(sys.argv[1])
 save_checkpoint(folder, state(1, 10), family="f", keep=1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -174,5 +174,5 @@ def test_a_disk_that_fills_during_a_save_leaves_the_last_good_checkpoint(tmp_pat
     assert "could not save" in done.stdout
     assert "free some space" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001.safetensors"]
-    like = TrainState(Meta({"weight_0": torch.zeros(10)}, {}, {}), 0, 0, 0, 0)
+    like = TrainState(Meta({"weight_0": torch.zeros(10)}, {}, {}), {}, 0, 0, 0, 0)
     assert load_newest(tmp_path, like, family="f")[0].iteration == 1

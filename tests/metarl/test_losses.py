@@ -96,7 +96,7 @@ def test_surrogate_and_kl_by_hand():
 
 def test_all_estimators_have_the_same_gradient_where_the_data_was_collected(make_problem):
     problem = make_problem()
-    policy, query = problem.learner.policy, problem.data.query
+    policy, query = problem.learner.problem.policy, problem.data.query
     at = leaves(problem.distribution(problem.adapted(problem.meta.theta)))
     log_probs = query.log_probs + log_ratios(policy, at, query).detach().view_as(query.log_probs)
     query = query._replace(log_probs=log_probs)
@@ -122,7 +122,7 @@ def test_padding_changes_no_loss(make_problem, estimator):
     )
     distribution = problem.distribution(phi)
     moved = distribution | {"mean": distribution["mean"] + 3.0 * padding.flatten(1)[..., None]}
-    loss = make_inner_loss(estimator, problem.learner.policy)
+    loss = make_inner_loss(estimator, problem.learner.problem.policy)
     assert padding.any()
     assert torch.equal(loss(moved, other), loss(distribution, batch))
 
@@ -132,7 +132,7 @@ def test_a_task_has_its_own_loss(make_problem, estimator):
     """Another task's advantages change nothing."""
     problem = make_problem()
     batch, at = problem.data.query, problem.distribution(problem.adapted(problem.meta.theta))
-    loss = make_inner_loss(estimator, problem.learner.policy)
+    loss = make_inner_loss(estimator, problem.learner.problem.policy)
     advantages = batch.advantages.clone()
     advantages[0] += batch.mask[0]
     before, after = loss(at, batch), loss(at, batch._replace(advantages=advantages))

@@ -16,6 +16,7 @@ from metarl.trees import (
     dot,
     expand,
     gradients,
+    heaviest_steps,
     is_finite,
     leaves,
     mean_of_sums,
@@ -138,3 +139,16 @@ def test_a_stride_leaves_the_deviation_alone_whatever_the_sizes(episodes, steps,
     assert torch.equal(thin.behavior["log_std"], batch.behavior["log_std"])
     mean = batch.behavior["mean"].view(2, episodes, steps, actions)[:, :, ::2].flatten(1, 2)
     assert torch.equal(thin.behavior["mean"], mean)
+
+
+def test_the_heaviest_steps_are_those_with_the_greatest_advantages_at_the_weight_they_had():
+    """Of four steps that count, -4 and 3 stay, each with a quarter of the weight: 1/2 of a mean of two."""
+    batch = rollouts(1, 1, 5, actions=2)
+    batch = batch._replace(
+        advantages=torch.tensor([[[1.0, -4.0, 3.0, 0.5, 9.0]]]), mask=torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.0]]])
+    )
+    part = heaviest_steps(batch, 0.4)
+    assert torch.equal(part.advantages, torch.tensor([[[-2.0, 1.5]]]))
+    assert torch.equal(part.observations, batch.observations[:, :, 1:3])
+    assert torch.equal(part.behavior["mean"], batch.behavior["mean"][:, 1:3])
+    assert torch.equal(part.behavior["log_std"], batch.behavior["log_std"])

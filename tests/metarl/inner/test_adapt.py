@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.inner.adapt import InnerConfig, Learner, adapt, inner_step, local_loss, unadapted
-from metarl.inner.rules import InnerRule, sgd
+from metarl.inner.adapt import Learner, adapt, inner_step, unadapted
+from metarl.inner.policy_problem import InnerConfig, PolicyProblem
+from metarl.inner.rules import Feedback, InnerRule, sgd
 from metarl.linear import AutogradMap, LinearMap
 from metarl.trees import expand, gradients, leaves
 from metarl.types import Params, Rollouts
@@ -34,14 +35,14 @@ def half_square(distribution: Params, batch: Rollouts) -> Tensor:
 
 def parabola(rules: list[InnerRule]) -> Learner:
     point: Any = Point()
-    return Learner(point, rules, half_square, first_order=False, task_chunk=3)
+    return Learner(PolicyProblem(point, half_square), rules, first_order=False, task_chunk=3)
 
 
 def heavy_ball() -> InnerRule:
     """Step size 1; ``eta`` holds the factor on the last velocity."""
 
-    def update(eta: Params, state: Params, phi: Params, gradient: Params) -> tuple[Params, Params]:
-        velocity = {name: eta["factor"] * state[name] + value for name, value in gradient.items()}
+    def update(eta: Params, state: Params, phi: Params, feedback: Feedback) -> tuple[Params, Params]:
+        velocity = {name: eta["factor"] * state[name] + value for name, value in feedback.gradient.items()}
         return {name: value - velocity[name] for name, value in phi.items()}, velocity
 
     return InnerRule(init=lambda phi: {name: torch.zeros_like(value) for name, value in phi.items()}, update=update)
@@ -54,7 +55,7 @@ def test_gradient_descent_on_a_parabola_shrinks_by_one_minus_the_step_size(make_
     adapted = adapt(parabola([sgd(0.5), sgd(0.25)]), {}, start, [batch, batch])
     assert_close(adapted.phi, {"x": torch.tensor([[3.0], [-3.0], [1.5]])})
     assert [step.point["x"][0].item() for step in adapted.steps] == [8.0, 4.0]
-    assert [step.gradient["x"][0].item() for step in adapted.steps] == [8.0, 4.0]
+    assert [step.feedback.gradient["x"][0].item() for step in adapted.steps] == [8.0, 4.0]
 
 
 def test_no_steps_leave_the_initialization(make_problem):
@@ -64,9 +65,9 @@ def test_no_steps_leave_the_initialization(make_problem):
 
 def test_a_small_step_lowers_every_tasks_loss(make_problem):
     problem = make_problem(step_size=1e-3)
-    batch, policy = problem.data.support[0], problem.learner.policy
+    batch, policy = problem.data.support[0], problem.learner.problem.policy
     before, after = (
-        problem.learner.loss(policy.distribution(phi, batch.observations.flatten(1, 2)), batch)
+        problem.learner.problem.loss(policy.distribution(phi, batch.observations.flatten(1, 2)), batch)
         for phi in (expand(problem.meta.theta, 3), problem.adapted(problem.meta.theta))
     )
     assert bool((after < before).all())
@@ -75,23 +76,31 @@ def test_a_small_step_lowers_every_tasks_loss(make_problem):
 @pytest.mark.parametrize("estimator", ["lvc", "reinforce", "dice"])
 def test_gradient_and_curvature_of_the_local_loss_are_torchs_own(make_problem, estimator):
     problem = make_problem(estimator)
-    batch, policy = problem.data.support[0], problem.learner.policy
+    batch, policy = problem.data.support[0], problem.learner.problem.policy
     phi = leaves(expand(problem.meta.theta, 3))
     vector = {name: torch.sin(3.0 * value.detach()) for name, value in phi.items()}
-    value = problem.learner.loss(policy.distribution(phi, batch.observations.flatten(1, 2)), batch).sum()
+    value = problem.learner.problem.loss(policy.distribution(phi, batch.observations.flatten(1, 2)), batch).sum()
     slope = dict(zip(phi, torch.autograd.grad(value, list(phi.values()), create_graph=True), strict=True))
-    local = local_loss(policy, problem.learner.loss, phi, batch)
+    local = problem.learner.problem.local_loss(phi, batch)
     expected = {name: each.detach() for name, each in slope.items()}
     assert_close(local.gradient(), expected, rtol=1e-10, atol=1e-12)
     for _ in range(2):  # what is kept between products must not change them
         assert_close(local.curve(vector), gradients(slope, phi, weights=vector), rtol=1e-10, atol=1e-12)
 
 
-def test_adapted_parameters_have_no_history(make_problem):
+def test_adapted_policies_have_no_history(make_problem):
     problem = make_problem(steps=2)
-    start = {name: value.requires_grad_() for name, value in expand(problem.meta.theta, 3).items()}
-    adapted = adapt(problem.learner, {}, start, problem.data.support)
+    adapted = adapt(problem.learner, {}, expand(problem.meta.theta, 3), problem.data.support)
     assert not any(value.requires_grad for value in adapted.phi.values())
+
+
+def test_an_adaptation_that_forgets_its_steps_goes_on_with_the_next_rule(make_problem):
+    """Steps 0.5 and 0.25 from 8: 8 * 0.5 * 0.75 = 3."""
+    batch = make_problem().data.query
+    learner = parabola([sgd(0.5), sgd(0.25)])
+    first = inner_step(learner, {}, unadapted(learner, {"x": torch.tensor([[8.0]])}), batch).forget()
+    assert first.steps == ()
+    assert inner_step(learner, {}, first, batch).phi["x"].item() == 3.0
 
 
 def test_adaptation_is_the_same_where_gradients_are_off(make_problem):

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from metarl.inner.adapt import adapt, local_loss
-from metarl.inner.rules import InnerRule
+from metarl.inner.adapt import adapt
+from metarl.inner.rules import Feedback, InnerRule
 from metarl.losses import surrogate_loss
 from metarl.outer.linearize import linearize
-from metarl.trees import expand, gradients, leaves, map_rollouts, mean_of_sums, split_tasks, stride_steps
+from metarl.trees import (
+    expand,
+    gradients,
+    heaviest_steps,
+    leaves,
+    map_rollouts,
+    mean_of_sums,
+    split_tasks,
+    stride_steps,
+)
 from metarl.types import Params, Rollouts, TaskData
 
 ESTIMATORS = ["lvc", "reinforce", "dice"]
@@ -60,7 +69,7 @@ def kl_curvature(problem, first: Tensor, second: Tensor, width: float = 2e-4) ->
 
 def naive_gradient(problem) -> Params:
     """Gradient of the surrogate through every step by torch's own autograd, without the hand-written network."""
-    policy, loss = problem.learner.policy, problem.learner.loss
+    policy, loss = problem.learner.problem.policy, problem.learner.problem.loss
     theta = leaves(problem.meta.theta)
     phi = expand(theta, TASKS)
     for batch in problem.data.support:
@@ -115,7 +124,7 @@ def test_fisher_product_is_symmetric_and_positive(make_problem, steps):
 def test_first_order_is_the_plain_gradient_at_the_adapted_parameters(make_problem, estimator, steps):
     problem = make_problem(estimator, steps, first_order=True)
     phi = leaves(problem.adapted(problem.meta.theta))
-    surrogate = surrogate_loss(problem.learner.policy, problem.distribution(phi), problem.data.query).mean()
+    surrogate = surrogate_loss(problem.learner.problem.policy, problem.distribution(phi), problem.data.query).mean()
     expected = {name: value.sum(0) for name, value in gradients(surrogate, phi).items()}
     assert_close(meta_gradient(problem), expected, rtol=1e-10, atol=1e-12)
 
@@ -147,7 +156,7 @@ def curvature_by_torch(problem, phi: Params, tangent: Params, query: Rollouts) -
     weights = query.mask.flatten(1) / query.mask.sum((1, 2)).clamp(min=1.0)[:, None]
     squares = (pushed / phi["log_std"].exp().unsqueeze(1)).square().sum(-1)
     squares = squares + 2.0 * tangent["log_std"].square().sum(-1)[:, None]
-    assert problem.learner.policy.config.min_log_std < float(phi["log_std"].min())
+    assert problem.learner.problem.policy.config.min_log_std < float(phi["log_std"].min())
     return float((squares * weights).sum())
 
 
@@ -209,21 +218,21 @@ def test_the_order_of_tasks_and_episodes_changes_nothing(make_problem, estimator
 def test_a_subsample_of_every_step_is_the_whole(make_problem, estimator):
     problem = make_problem(estimator, 2)
     (vector,) = directions(problem, 1)
-    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, 1)
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, 1, 1.0)
     product = problem.vector(linearization.fisher_product(problem.params(vector))) / TASKS
     assert_close(product, fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize(("stride", "share"), [(2, 0.5), (3, 0.25), (1, 0.5), (2, 1.0)])
 @pytest.mark.parametrize("estimator", ["lvc", "reinforce"])
-def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the_same_parameters(
-    make_problem, estimator, stride
+def test_a_subsample_of_one_step_is_the_linearization_of_its_data_at_the_same_parameters(
+    make_problem, estimator, stride, share
 ):
-    """J is (1 - 0.1 H) of the strided support at theta, then the network's own at phi on the strided query."""
+    """J is (1 - 0.1 H) of the heaviest support at theta, then the network's own at phi on the strided query."""
     problem = make_problem(estimator, 1)
-    policy, loss = problem.learner.policy, problem.learner.loss
+    policy, loss = problem.learner.problem.policy, problem.learner.problem.loss
     (vector,) = directions(problem, 1)
-    support, query = (stride_steps(batch, stride) for batch in (problem.data.support[0], problem.data.query))
+    support, query = heaviest_steps(problem.data.support[0], share), stride_steps(problem.data.query, stride)
     theta = leaves(expand(problem.meta.theta, TASKS))
     value = loss(policy.distribution(theta, support.observations.flatten(1, 2)), support).sum()
     slope = dict(zip(theta, torch.autograd.grad(value, list(theta.values()), create_graph=True), strict=True))
@@ -233,7 +242,7 @@ def test_a_subsample_of_one_step_is_the_linearization_of_the_strided_data_at_the
     phi = problem.adapted(problem.meta.theta)
     expected = curvature_by_torch(problem, phi, moved, query)
 
-    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride)
+    linearization = linearize(problem.learner, problem.meta, problem.data).subsample(problem.data, stride, share)
     product = problem.vector(linearization.fisher_product(problem.params(vector)))
     assert float(vector @ product) == pytest.approx(expected, rel=1e-10)
     assert expected != pytest.approx(float(vector @ fisher_product(problem, vector)) * TASKS, rel=1e-3)
@@ -246,11 +255,11 @@ def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_o
     (vector,) = directions(problem, 1)
     tangent = expand(problem.params(vector), TASKS)
     linearization = linearize(problem.learner, problem.meta, problem.data)
-    thin = linearization.subsample(problem.data, 2)
-    for full, strided, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
-        assert_close(strided.step.point, full.step.point, rtol=0.0, atol=0.0)
-        local = local_loss(problem.learner.policy, problem.learner.loss, full.step.point, stride_steps(batch, 2))
-        thinned, whole = strided.step.loss.curve(tangent), full.step.loss.curve(tangent)
+    thin = linearization.subsample(problem.data, 2, 0.5)
+    for full, part, batch in zip(linearization.steps, thin.steps, problem.data.support, strict=True):
+        assert_close(part.step.point, full.step.point, rtol=0.0, atol=0.0)
+        local = problem.learner.problem.local_loss(full.step.point, heaviest_steps(batch, 0.5))
+        thinned, whole = part.step.loss.curve(tangent), full.step.loss.curve(tangent)
         assert_close(thinned, local.curve(tangent), rtol=1e-12, atol=1e-12)
         assert float((thinned["bias_0"] - whole["bias_0"]).norm()) > 1e-3
 
@@ -258,14 +267,14 @@ def test_a_subsample_takes_every_curvature_from_its_own_data_at_the_parameters_o
 def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make_problem):
     """Heavy ball over two steps, against finite differences: state carries gradients from one step to the next."""
 
-    def update(eta: Params, state: Params, phi: Params, gradient: Params) -> tuple[Params, Params]:
-        velocity = {name: eta["factor"] * state[name] + value for name, value in gradient.items()}
+    def update(eta: Params, state: Params, phi: Params, feedback: Feedback) -> tuple[Params, Params]:
+        velocity = {name: eta["factor"] * state[name] + value for name, value in feedback.gradient.items()}
         return {name: value - 0.3 * velocity[name] for name, value in phi.items()}, velocity
 
     rule = InnerRule(init=lambda phi: {name: torch.zeros_like(value) for name, value in phi.items()}, update=update)
     problem = make_problem("lvc", 2)
     learner = problem.learner._replace(rules=[rule, rule])
-    policy, query = learner.policy, problem.data.query
+    policy, query = learner.problem.policy, problem.data.query
     meta = problem.meta._replace(eta={"factor": torch.tensor(0.7, dtype=torch.float64)})
     gradient = linearize(learner, meta, problem.data).surrogate_gradient(query)
     (vector,) = directions(problem, 1)

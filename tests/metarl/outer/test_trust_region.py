@@ -139,11 +139,11 @@ def test_data_in_which_every_episode_diverged_leaves_the_parameters(make_problem
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_groups_of_tasks_give_the_same_update(make_problem, chunk, stride):
+@pytest.mark.parametrize("subset", [{}, {"fisher_stride": 2, "fisher_support_share": 0.5}], ids=["full", "subset"])
+def test_groups_of_tasks_give_the_same_update(make_problem, chunk, subset):
     whole = make_problem("lvc", 2)
     parts = make_problem("lvc", 2, task_chunk=chunk)
-    expected, found = (update(each, fisher_stride=stride, cg_iterations=5) for each in (whole, parts))
+    expected, found = (update(each, cg_iterations=5, **subset) for each in (whole, parts))
     assert found.accepted
     assert_close(step(parts, found), step(whole, expected), rtol=1e-8, atol=1e-12)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-8)
@@ -162,16 +162,17 @@ def test_the_order_of_tasks_does_not_change_the_update(make_problem):
     assert_close(step(other, found), step(problem, expected), rtol=1e-8, atol=1e-12)
 
 
-def test_the_cosine_of_a_subsampled_step_is_that_to_the_full_one(make_problem):
+@pytest.mark.parametrize("subset", [{"fisher_stride": 2}, {"fisher_support_share": 0.5}], ids=["query", "support"])
+def test_the_cosine_of_a_subsampled_step_is_that_to_the_full_one(make_problem, subset):
     """Compared with the cosine of the two updates themselves."""
     problem = make_problem("lvc", 1)
-    thin, full = update(problem, fisher_stride=2, check_fisher=True), update(problem)
+    thin, full = update(problem, check_fisher=True, **subset), update(problem)
     first, second = step(problem, thin), step(problem, full)
     expected = float(first @ second / (first.norm() * second.norm()))
     assert thin.metrics["outer/fisher_cosine"] == pytest.approx(expected, rel=1e-6)
     assert 0.0 < expected < 0.999
     assert "outer/fisher_cosine" not in update(problem, check_fisher=True).metrics
-    assert "outer/fisher_cosine" not in update(problem, fisher_stride=2).metrics
+    assert "outer/fisher_cosine" not in update(problem, **subset).metrics
 
 
 def test_heavy_damping_turns_the_step_to_the_gradient(make_problem):
@@ -189,6 +190,7 @@ def test_heavy_damping_turns_the_step_to_the_gradient(make_problem):
         ({"cg_iterations": 0}, "outer cg_iterations must be at least 1, got 0"),
         ({"line_search_steps": 0}, "outer line_search_steps must be at least 1, got 0"),
         ({"fisher_stride": 0}, "outer fisher_stride must be at least 1, got 0"),
+        ({"fisher_support_share": 0.0}, "fisher_support_share must lie above 0 and be at most 1, got 0.0"),
         ({"fisher_check_every": 0}, "outer fisher_check_every must be at least 1, got 0"),
         ({"damping": -1e-5}, "damping must be 0 or more, got -1e-05"),
         ({"damping": math.nan}, "damping must be 0 or more, got nan"),

@@ -17,6 +17,7 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from metarl.inner.adapt import Learner
+from metarl.inner.policy_problem import PolicyProblem
 from metarl.inner.rules import sgd
 from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import Estimator, make_inner_loss
@@ -182,7 +183,9 @@ def test_reinforces_curvature_is_far_off_and_lvcs_is_near():
 
 def meta_gradient(estimator: Estimator, steps: int) -> Tensor:
     """The library's gradient of the adapted expected return, every batch being all trajectories."""
-    learner = Learner(POLICY, [sgd(INNER_STEP_SIZE)] * steps, make_inner_loss(estimator, POLICY), False, 1)
+    learner = Learner(
+        PolicyProblem(POLICY, make_inner_loss(estimator, POLICY)), [sgd(INNER_STEP_SIZE)] * steps, False, 1
+    )
     batches, theta = [], THETA
     for _ in range(steps + 1):
         batches.append(everything(theta))

@@ -14,19 +14,11 @@ import pytest
 import torch
 
 import metarl.envs
-from metarl.engine import (
-    Iteration,
-    MetaTrainConfig,
-    TrainingStalled,
-    TrainState,
-    evaluate,
-    initial_state,
-    make_learner,
-    meta_train,
-)
-from metarl.inner.adapt import InnerConfig
+from metarl.engine import Iteration, TrainingStalled, TrainState
+from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
+from metarl.reinforcement import MetaTrainConfig, evaluate, initial_state, make_learner, meta_train_policy
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
@@ -47,7 +39,7 @@ TINY = MetaTrainConfig(
 
 def run(family: Any, config: MetaTrainConfig, state: TrainState | None = None) -> list[Iteration]:
     policy, start = initial_state(family, config)
-    return list(meta_train(family, policy, config, start if state is None else state))
+    return list(meta_train_policy(family, policy, config, start if state is None else state))
 
 
 def same(first: TrainState, second: TrainState) -> bool:
@@ -68,8 +60,8 @@ def test_a_continued_run_equals_the_uninterrupted_one_bit_for_bit():
     for expected, found in zip(whole[1:], rest, strict=True):
         assert same(expected.state, found.state)
         assert without_times(expected.metrics) == without_times(found.metrics)
-        np.testing.assert_array_equal(expected.returns, found.returns)
-        np.testing.assert_array_equal(expected.held_out, found.held_out)
+        np.testing.assert_array_equal(expected.scores["return"], found.scores["return"])
+        np.testing.assert_equal(expected.held_out, found.held_out)
 
 
 def test_the_seed_decides_the_run():
@@ -83,15 +75,15 @@ def test_an_iteration_counts_its_steps_and_moves_the_initialization():
     """5 steps, 3 episodes, 4 tasks, before and after adaptation: at most 120 an iteration."""
     policy, start = initial_state(NAVIGATION, TINY)
     family: Any = metarl.make_family("navigation-2d", terminate=False)
-    found = list(meta_train(family, policy, TINY, start))
+    found = list(meta_train_policy(family, policy, TINY, start))
     assert [each.state.iteration for each in found] == [1, 2, 3, 4]
     assert [each.state.env_steps for each in found] == [120, 240, 360, 480]
     assert [each.held_out is None for each in found] == [True, False, True, False]
-    assert found[0].returns.shape == (2, 4)
-    assert found[1].held_out.shape == (2, 3)
+    assert found[0].scores["return"].shape == (2, 4)
+    assert found[1].held_out["return"].shape == (2, 3)
     assert not same(found[0].state, start)
     for each in found:
-        assert each.metrics["train/return_after_1"] == pytest.approx(each.returns[1].mean())
+        assert each.metrics["train/return_after_1"] == pytest.approx(each.scores["return"][1].mean())
         shares = [value for name, value in each.metrics.items() if name.endswith("_share")]
         assert 0.0 < sum(shares) <= 1.0
 
@@ -99,7 +91,7 @@ def test_an_iteration_counts_its_steps_and_moves_the_initialization():
 @pytest.mark.parametrize("steps", [0, 2])
 def test_returns_are_given_after_every_number_of_steps(steps):
     (found,) = run(NAVIGATION, replace(TINY, inner=InnerConfig(steps=steps), iterations=1))
-    assert found.returns.shape == (steps + 1, 4)
+    assert found.scores["return"].shape == (steps + 1, 4)
     assert f"train/return_after_{steps}" in found.metrics
     assert f"train/return_after_{steps + 1}" not in found.metrics
 
@@ -173,12 +165,12 @@ def test_training_that_cannot_move_stops_after_the_stated_number_of_failures(rew
     policy, start = initial_state(Bandits(reward), config)
     found: list[Iteration] = []
     with pytest.raises(TrainingStalled, match="3 meta-iterations in a row left the parameters as they were") as caught:
-        found.extend(meta_train(Bandits(reward), policy, config, start))
+        found.extend(meta_train_policy(Bandits(reward), policy, config, start))
     assert "Look at outer/kl_nats and outer/gradient_norm" in str(caught.value)
     assert [each.state.failures_in_row for each in found] == [1, 2, 3]
     assert found[-1].state.failures == 3
     for each in found:
-        assert same(TrainState(each.state.meta, 0, 0, 0, 0), start)
+        assert same(TrainState(each.state.meta, {}, 0, 0, 0, 0), start)
     assert found[0].metrics["train/diverged_episodes"] == diverged
     assert math.isnan(found[0].metrics["train/return_after_0"]) == (diverged > 0)
 
@@ -232,7 +224,7 @@ def test_every_iteration_draws_episodes_of_its_own():
     """From the same parameters and for the same tasks."""
     _, start = initial_state(Actions(), TINY)
     found = [
-        run(Actions(), replace(TINY, iterations=number + 1), start._replace(iteration=number))[0].returns[0]
+        run(Actions(), replace(TINY, iterations=number + 1), start._replace(iteration=number))[0].scores["return"][0]
         for number in (0, 1)
     ]
     assert not np.intersect1d(*found).size
@@ -263,8 +255,8 @@ def test_tasks_whose_episodes_all_diverge_do_not_stop_the_others():
     config = replace(TINY, iterations=2, held_out_every=0)
     found = run(HalfBroken(), config)
     for each in found:
-        assert np.isnan(each.returns[:, 1::2]).all()
-        assert np.isfinite(each.returns[:, ::2]).all()
+        assert np.isnan(each.scores["return"][:, 1::2]).all()
+        assert np.isfinite(each.scores["return"][:, ::2]).all()
         assert each.metrics["train/diverged_episodes"] == 12.0
     assert found[-1].state.failures == 0
     assert all(bool(torch.isfinite(value).all()) for value in found[-1].state.meta.theta.values())
@@ -307,7 +299,7 @@ def test_the_first_of_several_steps_does_not_depend_on_the_later_ones():
 def test_held_out_tasks_are_the_same_every_time():
     """Only the policy differs: the returns of one task stay near each other while tasks differ."""
     found = run(NAVIGATION, replace(TINY, iterations=4, held_out_every=1, held_out_tasks=5))
-    before = np.stack([each.held_out[0] for each in found])
+    before = np.stack([each.held_out["return"][0] for each in found])
     assert float(before.std(0).max()) < 0.5 * float(before.mean(0).std())
 
 
@@ -328,7 +320,7 @@ def test_a_tiny_run_learns_to_adapt():
         task_chunk=8,
     )
     found = run(family, config)
-    untrained, trained = found[0].returns.mean(1), found[-1].held_out.mean(1)
+    untrained, trained = found[0].scores["return"].mean(1), found[-1].held_out["return"].mean(1)
     assert untrained[1] - untrained[0] < 2.5
     assert trained[1] > untrained[1] + 1.0
     assert trained[1] > trained[0] + 2.5
@@ -345,8 +337,8 @@ def test_a_tiny_run_learns_to_adapt():
         ({"held_out_every": -1}, "held_out_every must be 0 or more, got -1"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         (
-            {"inner": InnerConfig(estimator="dice"), "outer": TrustRegionConfig(fisher_stride=2)},
-            "dice estimator needs whole episodes, so fisher_stride must be 1, got 2",
+            {"inner": InnerConfig(estimator="dice"), "outer": TrustRegionConfig(fisher_support_share=0.5)},
+            "dice estimator needs whole episodes, so fisher_support_share must be 1, got 0.5",
         ),
     ],
 )
@@ -389,9 +381,8 @@ class SplitFamily:
 def test_training_draws_training_tasks_and_held_out_evaluation_test_tasks(wrap):
     """Five steps of reward near 1 or -1; without ``sample_test`` the same streams of ``sample`` serve, as before."""
     for each in run(wrap(SplitFamily()), replace(TINY, held_out_every=1, iterations=2)):
-        assert each.returns.min() > 4.0
+        assert each.scores["return"].min() > 4.0
         assert each.held_out is not None
-        assert each.held_out.max() < -4.0
-        assert each.held_out_success is not None
-        assert each.held_out_success.tolist() == [[1.0] * 3] * 2
+        assert each.held_out["return"].max() < -4.0
+        assert each.held_out["success"].tolist() == [[1.0] * 3] * 2
         assert [each.metrics[f"train/success_after_{step}"] for step in (0, 1)] == [0.0, 0.0]

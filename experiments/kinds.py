@@ -1,0 +1,97 @@
+"""The two kinds of task families, and what the commands need to know of each: the one place that tells them apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.engine import MetaLearner, TrainState
+from metarl.few_shot.algorithms import family_for, find_algorithm, make_learner
+from metarl.few_shot.config import FewShotConfig
+from metarl.few_shot.meta_learner import FewShotMetaLearner
+from metarl.outer.adam import initial_moments
+from metarl.processor import single_threaded
+from metarl.reinforcement import MetaTrainConfig, PolicyMetaLearner, initial_state
+from metarl.rollout.seeding import Stream, torch_generator
+from metarl.rollout.workers import WorkerPool
+from metarl.trees import to_device
+
+
+class Kind(NamedTuple):
+    """How to meta-train on a family."""
+
+    settings: type[Any]
+    """The algorithm's settings, a dataclass."""
+    prepare: Callable[[Any], tuple[Any, TrainState]]
+    """From a ``RunConfig`` to what learns (a policy, a few-shot learner) and the state before the first iteration."""
+    open: Callable[[Any, Any], AbstractContextManager[MetaLearner]]
+    """From a ``RunConfig`` and what learns to what the loop drives."""
+    lower_is_better: Callable[[Any], bool]
+    """Whether the main score of a ``RunConfig``'s runs is an error."""
+    settle: Callable[[Any], Any]
+    """The ``RunConfig`` of the command line with what follows from its choices."""
+    run_flags: tuple[str, ...]
+    """Fields of ``RunConfig`` that have flags."""
+    flat: bool
+    """Whether the family's options are flags without the prefix ``family.``."""
+
+
+_RUN_FLAGS = ("minutes", "checkpoint_every", "keep_checkpoints")
+
+
+@contextmanager
+def _open_policy(config: Any, policy: Any) -> Iterator[MetaLearner]:
+    with WorkerPool(config.family, config.workers) as family:
+        yield PolicyMetaLearner(family, policy, config.train)
+
+
+REINFORCEMENT = Kind(
+    settings=MetaTrainConfig,
+    prepare=lambda config: initial_state(config.family, config.train),
+    open=_open_policy,
+    lower_is_better=lambda config: False,
+    settle=lambda config: config,
+    run_flags=("workers", *_RUN_FLAGS),
+    flat=False,
+)
+
+
+def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
+    learner = make_learner(config.family, config.train)
+    meta = learner.init(torch_generator(config.train.seed, Stream.INITIALIZATION))
+    device = torch.device(config.train.device)
+    meta = meta._replace(theta=to_device(meta.theta, device), eta=to_device(meta.eta, device))
+    return learner, TrainState(meta, initial_moments(meta, config.train.outer), 0, 0, 0, 0)
+
+
+@contextmanager
+def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
+    with single_threaded():  # groups of tasks have a thread each
+        yield FewShotMetaLearner(config.family, learner, config.train)
+
+
+def _settle_few_shot(config: Any) -> Any:
+    """An algorithm may ask something of the family, or have nothing to train."""
+    name = config.train.algorithm
+    train = config.train if find_algorithm(name).trains else dataclasses.replace(config.train, iterations=0)
+    return dataclasses.replace(config, train=train, family=family_for(name, config.family))
+
+
+FEW_SHOT = Kind(
+    settings=FewShotConfig,
+    prepare=_prepare_few_shot,
+    open=_open_few_shot,
+    lower_is_better=lambda config: config.family.kind == "regression",
+    settle=_settle_few_shot,
+    run_flags=_RUN_FLAGS,
+    flat=True,
+)
+
+
+def kind_of(family: Any) -> Kind:
+    """What kind of tasks a family, or the class of one, draws."""
+    return FEW_SHOT if hasattr(family, "examples") and hasattr(family, "sample_validation") else REINFORCEMENT

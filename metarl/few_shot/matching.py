@@ -1,0 +1,108 @@
+"""Matching networks (Vinyals et al. 2016, arXiv:1606.04080), with and without full context embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metarl.few_shot.comparing import ComparingMethod, cross_entropies, embed, feature_params, memberships
+from metarl.few_shot.recurrent import LstmState, lstm, lstm_init, lstm_start, lstm_step, shuffle
+from metarl.models import Model
+from metarl.types import Examples, Meta, Params
+
+_FORWARD, _BACKWARD, _READ = "context/forward", "context/backward", "context/read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """How far embeddings depend on the whole support (defaults: arXiv:1606.04080, app. A)."""
+
+    full_context: bool = True
+    """Embed the support by a bidirectional LSTM over it, and queries by an LSTM that attends to it."""
+    processing_steps: int = 5
+    """Reads of the support before a query is answered (K); the paper names no number."""
+
+    def __post_init__(self) -> None:
+        if self.processing_steps < 1:
+            raise ValueError(f"processing_steps must be at least 1, got {self.processing_steps}; 5 is usual")
+
+
+def attention(support: Tensor, queries: Tensor) -> Tensor:
+    """Softmax over the support of cosine similarities (arXiv:1606.04080, section 2.1.1).
+
+    Args:
+        support: embeddings ``[M, N, F]``.
+        queries: embeddings ``[M, Q, F]``.
+
+    Returns:
+        Weights ``[M, Q, N]``; the N of a query sum to 1.
+    """
+    return torch.softmax(functional.normalize(queries, dim=-1) @ functional.normalize(support, dim=-1).mT, -1)
+
+
+def matching_logits(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -> Tensor:
+    """Log probabilities ``[M, Q, ways]``: of the attention that falls on each class (arXiv:1606.04080, eq. 1).
+
+    Args:
+        support: embeddings ``[M, N, F]``.
+        targets: their classes ``[M, N]``.
+        queries: embeddings ``[M, Q, F]``.
+        ways: classes in a task.
+    """
+    return torch.log(attention(support, queries) @ memberships(targets, ways, support))
+
+
+def embed_support(params: Params, features: Tensor) -> Tensor:
+    """g: features plus what a bidirectional LSTM over them says, ``[M, N, F]`` (arXiv:1606.04080, app. A.2)."""
+    return lstm(params, _FORWARD, features) + lstm(params, _BACKWARD, features, backward=True) + features
+
+
+def embed_queries(params: Params, support: Tensor, features: Tensor, steps: int) -> Tensor:
+    """f: an LSTM that reads the support by content before every step (arXiv:1606.04080, app. A.1).
+
+    Args:
+        params: of the LSTM.
+        support: embeddings g ``[M, N, F]``.
+        features: of the queries ``[M, Q, F]``.
+        steps: K.
+
+    Returns:
+        Embeddings ``[M, Q, F]``.
+    """
+    state = lstm_start(features, features.shape[-1])
+    for _ in range(steps):
+        read = torch.softmax(state.hidden @ support.mT, -1) @ support
+        after = lstm_step(params, _READ, torch.cat([features, read], -1), state)
+        state = LstmState(after.hidden + features, after.cell)
+    return state.hidden
+
+
+def matching(model: Model, config: MatchingConfig) -> ComparingMethod:
+    """Matching networks on the features of a model, trained by the cross entropy of the queries.
+
+    The LSTM over the support takes it in an order that depends on the examples alone; see ``recurrent.shuffle``.
+    """
+
+    def init(generator: torch.Generator) -> Meta:
+        theta, size = feature_params(model, generator), model.feature_size
+        if config.full_context:
+            for prefix, inputs in ((_FORWARD, size), (_BACKWARD, size), (_READ, 2 * size)):
+                theta |= lstm_init(inputs, size, generator, prefix=prefix)
+        return Meta(theta, {}, {})
+
+    def logits(theta: Params, support: Examples, inputs: Tensor, ways: int) -> Tensor:
+        if config.full_context:
+            support = shuffle(support)
+        shown, asked = embed(model, theta, support.inputs, inputs)
+        if config.full_context:
+            shown = embed_support(theta, shown)
+            asked = embed_queries(theta, shown, asked, config.processing_steps)
+        return matching_logits(shown, support.targets, asked, ways)
+
+    def loss(theta: Params, support: Examples, query: Examples, ways: int) -> Tensor:
+        return cross_entropies(logits(theta, support, query.inputs, ways), query.targets)
+
+    return ComparingMethod(init, logits, loss)

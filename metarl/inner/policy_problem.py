@@ -1,0 +1,84 @@
+"""Policies that adapt by policy gradient: the inner loss as a function of action distributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from metarl.inner.adapt import Learner
+from metarl.linear import LinearMap
+from metarl.losses import Estimator, InnerLoss
+from metarl.policies.base import Policy
+from metarl.trees import detach, gradients, leaves
+from metarl.types import Params, Rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerConfig:
+    """How a policy adapts to one task (defaults: Finn et al. 2017, app. A.2, locomotion)."""
+
+    steps: int = 1
+    """Gradient steps per task (S); each collects its own episodes."""
+    step_size: float = 0.1
+    """Inner learning rate."""
+    estimator: Estimator = "lvc"
+    """Inner loss: lvc (low-variance curvature), reinforce, or dice."""
+    first_order: bool = False
+    """Drop the second derivatives of the inner loss (FOMAML)."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"inner steps must be 0 or more, got {self.steps}; 1 is usual")
+        if not 0.0 < self.step_size < float("inf"):
+            raise ValueError(f"the inner step_size must be positive and finite, got {self.step_size}; 0.1 is usual")
+        if self.estimator not in get_args(Estimator):
+            raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {self.estimator!r}")
+
+
+class PolicyLoss(NamedTuple):
+    """The inner losses of some policies around their parameters, to second order; without history."""
+
+    value: Tensor
+    """``[M]``."""
+    distribution: LinearMap
+    """From parameters to the action distributions of the batch."""
+    at: Params
+    """Those distributions, as leaves."""
+    slope: Params
+    """Gradient of the losses in the distributions, with its graph."""
+    cotangent: Params
+    """The same without history."""
+
+    def gradient(self) -> Params:
+        """Of the losses, in the parameters."""
+        return self.distribution.pull(self.cotangent)
+
+    def curve(self, vector: Params) -> Params:
+        """The Hessian of the losses times ``vector``."""
+        return self.distribution.product(
+            vector, self.cotangent, lambda tangent: gradients(self.slope, self.at, weights=tangent)
+        )
+
+
+class PolicyProblem(NamedTuple):
+    """A policy and the estimator's loss; ``outer.linearize`` differentiates the steps it makes."""
+
+    policy: Policy
+    loss: InnerLoss
+
+    def local_loss(self, phi: Params, batch: Rollouts, *, differentiable: bool = False) -> PolicyLoss:
+        """See ``Problem.local_loss``; automatic differentiation never goes on through the gradient."""
+        distribution = self.policy.linearize(phi, batch.observations.flatten(1, 2))
+        at = leaves(distribution.outputs)
+        with torch.enable_grad():
+            losses = self.loss(at, batch)
+            values = torch.autograd.grad(losses.sum(), list(at.values()), create_graph=True)
+        slope = dict(zip(at, values, strict=True))
+        return PolicyLoss(losses.detach(), distribution, at, slope, detach(slope))
+
+
+PolicyLearner = Learner[PolicyProblem]
+"""How policies adapt."""

@@ -1,0 +1,98 @@
+"""Networks that adapt to labeled examples: a loss that automatic differentiation goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from metarl.inner.adapt import Learner, LocalLoss
+from metarl.models import Model
+from metarl.trees import leaves
+from metarl.types import Examples, Params
+
+ExamplesLoss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs ``[M, N, out]`` and targets to the loss of each task, ``[M]``."""
+
+
+class ExamplesLocalLoss:
+    """The inner losses of some tasks around their parameters."""
+
+    def __init__(self, problem: SupervisedProblem, phi: Params, batch: Examples, *, differentiable: bool) -> None:
+        self._differentiable = differentiable
+        self._point = phi if differentiable else leaves(phi)
+        self._names = list(phi) if problem.adapted is None else list(problem.adapted)
+        with torch.enable_grad():
+            losses = problem.outer_loss(self._point, batch)
+            self._total = losses.sum()
+        self.value = losses if differentiable else losses.detach()
+        self._slope: Params | None = None
+
+    def gradient(self) -> Params:
+        """Of the losses, in the parameters that adapt."""
+        if self._slope is not None:
+            return {name: value.detach() for name, value in self._slope.items()}
+        return self._differentiate(create_graph=self._differentiable)
+
+    def curve(self, vector: Params) -> Params:
+        """The Hessian of the losses in the parameters that adapt, times ``vector``."""
+        if self._slope is None:
+            self._slope = self._differentiate(create_graph=True)
+        found = torch.autograd.grad(
+            list(self._slope.values()),
+            [self._point[name] for name in self._names],
+            [vector[name] for name in self._names],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self._names, found, strict=True))
+
+    def _differentiate(self, *, create_graph: bool) -> Params:
+        found = torch.autograd.grad(
+            self._total,
+            [self._point[name] for name in self._names],
+            create_graph=create_graph,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self._names, found, strict=True))
+
+
+class SupervisedProblem(NamedTuple):
+    """A network, a loss, and which of its parameters adapt."""
+
+    model: Model
+    loss: ExamplesLoss
+    adapted: Sequence[str] | None = None
+    """Names of the parameters that the inner loop changes; all if None, the head's alone for ANIL."""
+
+    def local_loss(self, phi: Params, batch: Examples, *, differentiable: bool) -> ExamplesLocalLoss:
+        """See ``Problem.local_loss``."""
+        return ExamplesLocalLoss(self, phi, batch, differentiable=differentiable)
+
+    def outer_loss(self, phi: Params, batch: Examples) -> Tensor:
+        """What adapted parameters are judged by, ``[M]``."""
+        return self.loss(self.model(phi, batch.inputs), batch.targets)
+
+
+class ExamplesProblem(Protocol):
+    """What meta-gradients of examples need of a ``Problem``."""
+
+    @property
+    def model(self) -> Model:
+        """What answers queries."""
+        ...
+
+    def local_loss(self, phi: Params, batch: Examples, *, differentiable: bool) -> LocalLoss:
+        """See ``Problem.local_loss``."""
+        ...
+
+    def outer_loss(self, phi: Params, batch: Examples) -> Tensor:
+        """What adapted parameters are judged by, ``[M]``."""
+        ...
+
+
+SupervisedLearner = Learner[ExamplesProblem]
+"""How networks adapt."""

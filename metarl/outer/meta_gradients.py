@@ -1,0 +1,117 @@
+"""Meta-gradients of problems that automatic differentiation goes through: four ways to judge an initialization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.inner.adapt import adapt, inner_step, unadapted
+from metarl.inner.supervised_problem import SupervisedLearner
+from metarl.outer.conjugate_gradient import conjugate_gradient
+from metarl.processor import map_groups
+from metarl.trees import add_scaled, expand, gradients, leaves, map_examples, mean_of_sums, split_examples
+from metarl.types import Examples, Meta, Params, TaskData
+
+
+class MetaGradient(NamedTuple):
+    """How the loss after adaptation changes with what is meta-learned."""
+
+    meta: Meta
+    """Mean over tasks, shaped like it; without a normalizer."""
+    losses: Tensor
+    """Of each task after adaptation, on its query examples, ``[M]``."""
+
+
+Estimate = Callable[[Meta, TaskData[Examples]], tuple[Params, Params, Tensor]]
+"""Of some tasks: sums of the gradients in theta and eta, and the losses ``[M]``."""
+
+
+def meta_gradient(estimate: Estimate, meta: Meta, data: TaskData[Examples], task_chunk: int) -> MetaGradient:
+    """The estimate over all tasks, ``task_chunk`` of them at a time."""
+    count = data.query.inputs.shape[0]
+    groups = split_examples(data, task_chunk)
+    if len(groups) == 1:
+        found = [estimate(meta, groups[0])]
+    else:
+        found = map_groups(lambda group: estimate(meta, group), groups, data.query.inputs.device)
+    theta, eta, losses = zip(*found, strict=True)
+    return MetaGradient(Meta(mean_of_sums(theta, count), mean_of_sums(eta, count), {}), torch.cat(losses))
+
+
+def through(
+    learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], step_weights: Sequence[float] | None = None
+) -> tuple[Params, Params, Tensor]:
+    """Backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400, alg. 2), an ``Estimate``.
+
+    With ``learner.first_order`` inner gradients are constants, which is FOMAML.
+
+    Args:
+        learner: problem and rules.
+        meta: what is meta-learned.
+        data: support for each step, and query.
+        step_weights: of the query loss after each step, S numbers (MAML++'s multi-step loss: Antoniou et al. 2019,
+            arXiv:1810.09502, eq. 3); only the last step counts if None.
+    """
+    theta, eta = leaves(meta.theta), leaves(meta.eta)
+    with torch.enable_grad():
+        adaptation = unadapted(learner, expand(theta, data.query.inputs.shape[0]))
+        total = torch.zeros((), dtype=data.query.inputs.dtype, device=data.query.inputs.device)
+        for step, batch in enumerate(data.support):
+            adaptation = inner_step(learner, eta, adaptation, batch)
+            if step_weights is not None and step < len(data.support) - 1 and step_weights[step]:
+                total = total + step_weights[step] * learner.problem.outer_loss(adaptation.phi, data.query).sum()
+        losses = learner.problem.outer_loss(adaptation.phi, data.query)
+        total = total + (1.0 if step_weights is None else step_weights[-1]) * losses.sum()
+    found = gradients(total, {**theta, **{f"eta/{name}": value for name, value in eta.items()}})
+    return {name: found[name] for name in theta}, {name: found[f"eta/{name}"] for name in eta}, losses.detach()
+
+
+def reptile(learner: SupervisedLearner, meta: Meta, data: TaskData[Examples]) -> tuple[Params, Params, Tensor]:
+    """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 2): the initialization minus where adaptation ended.
+
+    Each inner step learns from its own share of the task's examples, support and query together.
+    """
+    count, steps = data.query.inputs.shape[0], len(learner.rules)
+    pooled = map_examples(lambda support, query: torch.cat([support, query], 1), data.support[0], data.query)
+    theta = expand(meta.theta, count)
+    with torch.no_grad():
+        shares = [map_examples(lambda field, first=step: field[:, first::steps], pooled) for step in range(steps)]
+        phi = adapt(learner, meta.eta, theta, shares).phi
+        losses = learner.problem.outer_loss(phi, data.query)
+    return {name: (theta[name] - phi[name]).sum(0) for name in theta}, {}, losses
+
+
+def implicit(
+    learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], *, proximity: float, cg_iterations: int
+) -> tuple[Params, Params, Tensor]:
+    """Implicit MAML (Rajeswaran et al. 2019, arXiv:1909.04630, alg. 2): the gradient of the query loss where the
+    proximal inner problem ended, times the inverse of 1 + H / proximity.
+
+    H is the Hessian of the inner loss there; conjugate gradient needs only its products, so that no step is kept.
+
+    Args:
+        learner: problem and rules, which should come near the minimum of inner loss + proximity / 2 * distance^2.
+        meta: what is meta-learned.
+        data: support for each step, and query.
+        proximity: lambda.
+        cg_iterations: products with the Hessian.
+    """
+    count = data.query.inputs.shape[0]
+    with torch.no_grad():
+        adaptation = unadapted(learner, expand(meta.theta, count))
+        for batch in data.support:
+            adaptation = inner_step(learner, meta.eta, adaptation, batch).forget()
+    at = leaves(adaptation.phi)
+    with torch.enable_grad():
+        losses = learner.problem.outer_loss(at, data.query)
+    slope = gradients(losses.sum(), at)
+    local = learner.problem.local_loss(adaptation.phi, data.support[-1], differentiable=False)
+
+    def product(vector: Params) -> Params:
+        return add_scaled(vector, local.curve(vector), 1.0 / proximity)
+
+    solved = conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)
+    return {name: value.sum(0) for name, value in solved.items()}, {}, losses.detach()
