@@ -89,7 +89,8 @@ def with_queries(family: FewShotFamily, queries: int | None) -> FewShotFamily:
     Raises:
         ValueError: if a number is asked for and the family has no field ``queries``.
     """
-    has = dataclasses.is_dataclass(family) and any(item.name == "queries" for item in dataclasses.fields(family))
+    fields: Any = family
+    has = dataclasses.is_dataclass(fields) and any(item.name == "queries" for item in dataclasses.fields(fields))
     if queries is not None and not has:
         raise ValueError(
             f"queries can be told only of families that have a field of that name; {type(family).__name__} has none: "
