@@ -15,7 +15,9 @@ from metarl.envs.boolean import Boolean
 from metarl.envs.cartpole import CartPole, CartPoleTaskEnv
 from metarl.envs.half_cheetah import HalfCheetahDir, HalfCheetahDirEnv, HalfCheetahVel, HalfCheetahVelEnv
 from metarl.envs.humanoid import HumanoidDir, HumanoidDirEnv
+from metarl.envs.image_folder import ImageFolder
 from metarl.envs.metaworld import MetaWorldEnv, MetaWorldML1, MetaWorldML10, MetaWorldML45, MetaWorldTask
+from metarl.envs.mini_imagenet import MiniImageNet
 from metarl.envs.navigation import Navigation2D, Navigation2DEnv
 from metarl.envs.omniglot import Omniglot
 from metarl.envs.sinusoid import Sinusoid
@@ -66,11 +68,13 @@ __all__ = [
     "HopperRandParamsEnv",
     "HumanoidDir",
     "HumanoidDirEnv",
+    "ImageFolder",
     "MetaWorldEnv",
     "MetaWorldML1",
     "MetaWorldML10",
     "MetaWorldML45",
     "MetaWorldTask",
+    "MiniImageNet",
     "Navigation2D",
     "Navigation2DEnv",
     "Omniglot",

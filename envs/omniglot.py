@@ -54,6 +54,11 @@ def characters(source: Source) -> list[Entry]:
         raise InvalidPictures(
             f"{str(source.path)!r} must hold Omniglot's drawings as ALPHABET/characterNN/NAME.png; it holds none"
         )
+    if len({(entry.label, entry.name.rpartition("/")[2]) for entry in found}) < len(found):
+        raise InvalidPictures(
+            f"{str(source.path)!r} must hold each of Omniglot's drawings once, or a task could ask for one that it "
+            "shows; it holds some in several places"
+        )
     return found
 
 

@@ -287,7 +287,7 @@ def list_all(argv: Sequence[str]) -> int:
     algorithms = Table("algorithm", "what", title="algorithms")
     algorithms.add_row("maml-trpo", "MAML with a trust region through the adaptation (arXiv:1703.03400, alg. 3)")
     algorithms.add_row("fomaml-trpo", "the same with inner gradients as constants: --inner.first-order True")
-    for name, row in ALGORITHMS.items():
-        algorithms.add_row(name, f"few-shot: {row.summary}")
+    for name, learner in ALGORITHMS.items():
+        algorithms.add_row(name, f"few-shot: {learner.summary}")
     console.print(algorithms)
     return 0

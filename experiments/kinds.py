@@ -34,6 +34,8 @@ class Kind(NamedTuple):
     """Whether the main score of a ``RunConfig``'s runs is an error."""
     settle: Callable[[Any], Any]
     """The ``RunConfig`` of the command line with what follows from its choices."""
+    checkpoint_every: Callable[[Any], int]
+    """Meta-iterations between checkpoints, from the algorithm's settings."""
     run_flags: tuple[str, ...]
     """Fields of ``RunConfig`` that have flags."""
     flat: bool
@@ -55,6 +57,7 @@ REINFORCEMENT = Kind(
     open=_open_policy,
     lower_is_better=lambda config: False,
     settle=lambda config: config,
+    checkpoint_every=lambda settings: 10,
     run_flags=("workers", *_RUN_FLAGS),
     flat=False,
 )
@@ -87,6 +90,7 @@ FEW_SHOT = Kind(
     open=_open_few_shot,
     lower_is_better=lambda config: config.family.kind == "regression",
     settle=_settle_few_shot,
+    checkpoint_every=lambda settings: 10 * settings.log_every,
     run_flags=_RUN_FLAGS,
     flat=True,
 )

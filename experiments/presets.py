@@ -198,7 +198,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 policy=PolicyConfig(initial_log_std=-1.0, min_log_std=-2.0, last_layer_scale=0.1),
                 rollout=RolloutConfig(horizon=100, normalize_observations=True),
                 inner=InnerConfig(step_size=0.05),
-                outer=TrustRegionConfig(max_kl=0.05),
+                outer=TrustRegionConfig(max_kl=0.05, fisher_stride=4, fisher_support_share=0.34),
                 meta_batch_size=20,
                 iterations=50,
             ),
@@ -290,10 +290,12 @@ def preset_config(family_name: str, preset: str = "default") -> RunConfig:
             f"{family_name} has no preset {preset!r}{closest(preset, known)} (known: {', '.join(sorted(known))})"
         )
     chosen = known[preset]
+    family, train = make_family(family_name, **chosen.family), chosen.train()
     return RunConfig(
         family_name=family_name,
         preset=preset,
-        family=make_family(family_name, **chosen.family),
-        train=chosen.train(),
+        family=family,
+        train=train,
+        checkpoint_every=kind_of(family).checkpoint_every(train),
         minutes=chosen.minutes,
     )

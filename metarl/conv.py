@@ -6,10 +6,12 @@ patches, which are laid out once.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-5
 """Added to variances, as ``torch.nn.BatchNorm2d`` does."""
@@ -42,7 +44,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def normalize(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Batch normalization by each task's own batch (Ioffe & Szegedy 2015, arXiv:1502.03167).
+    """Batch normalization by each task's own batch (Ioffe & Szegedy 2015, arXiv:1502.03167); twice differentiable.
 
     Args:
         inputs: ``[M, ..., C]``; statistics are over all axes between.
@@ -52,10 +54,10 @@ def normalize(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     Returns:
         Like ``inputs``; a batch of a single number per channel gives the shift.
     """
-    rows = inputs.flatten(1, -2)
-    centered = rows - rows.mean(1, keepdim=True)
-    deviation = (centered.square().mean(1, keepdim=True) + EPSILON).rsqrt()
-    return torch.addcmul(shift.unsqueeze(1), centered, deviation * scale.unsqueeze(1)).view_as(inputs)
+    tasks = len(inputs)
+    scale, shift = scale.expand(tasks, -1).unsqueeze(1), shift.expand(tasks, -1).unsqueeze(1)
+    outputs: Tensor = _Normalize.apply(inputs.flatten(1, -2), scale, shift)[0]  # type: ignore[no-untyped-call]
+    return outputs.view(inputs.shape)
 
 
 def pool(inputs: Tensor) -> Tensor:
@@ -74,11 +76,15 @@ class _Unfold(torch.autograd.Function):
     """Patches of images; the derivative of each of the two is the other."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, stride: int) -> Tensor:
-        ctx.size, ctx.stride = images.shape[1:3], stride
-        padded = torch.nn.functional.pad(images, (0, 0, 1, 1, 1, 1))
-        windows = padded.unfold(1, 3, stride).unfold(2, 3, stride)
-        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+    def forward(images: Tensor, stride: int) -> Tensor:
+        count, height, width, channels = images.shape
+        rows = torch.cat((images.reshape(-1, channels), images.new_zeros(1, channels)))
+        patches = rows.index_select(0, _pixels(count, height, width, stride, images.device))
+        return patches.view(count, -(-height // stride), -(-width // stride), 9 * channels)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.size, ctx.stride = inputs[0].shape[1:3], inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -89,19 +95,105 @@ class _Fold(torch.autograd.Function):
     """Images whose pixels are sums over the patches that hold them."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-        ctx.stride = stride
-        count, down, across = patches.shape[:3]
-        parts = patches.view(count, down, across, 3, 3, -1)
-        # one pixel of margin on each side, and another for a stride that does not come out even
-        padded = patches.new_zeros(count, size[0] + 2, size[1] + 2, parts.shape[-1])
-        for row in range(3):
-            for column in range(3):
-                rows = slice(row, row + stride * (down - 1) + 1, stride)
-                columns = slice(column, column + stride * (across - 1) + 1, stride)
-                padded[:, rows, columns] += parts[:, :, :, row, column]
-        return padded[:, 1:-1, 1:-1].contiguous()
+    def forward(patches: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+        rows = patches.reshape(-1, patches.shape[-1] // 9)
+        places, starts = _places(len(patches), *size, stride, patches.device)
+        # sums of rows, many times faster than adding nine slices of a strided view
+        return torch.embedding_bag(rows, places, starts, False, 0)[0].view(len(patches), *size, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, int], int], output: Tensor) -> None:
+        ctx.stride = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return unfold(gradient, ctx.stride), None, None
+
+
+@lru_cache(maxsize=64)
+def _pixels(count: int, height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    """The pixel in every place of every patch, in order; outside the image, one more than there are."""
+    rows, columns = (
+        torch.arange(0, length, stride).unsqueeze(1) + torch.arange(-1, 2) for length in (height, width)
+    )  # [positions, 3]
+    rows, columns = rows[:, None, :, None], columns[None, :, None, :]  # [down, across, 3, 3]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    images = torch.arange(count).view(-1, 1, 1, 1, 1) * (height * width)
+    pixels = torch.where(inside, images + rows * width + columns, count * height * width)
+    return pixels.flatten().to(device, torch.int32)
+
+
+@lru_cache(maxsize=64)
+def _places(count: int, height: int, width: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places in patches, pixel by pixel, and where each pixel's begin."""
+    pixels = _pixels(count, height, width, stride, torch.device("cpu"))
+    ordered, places = pixels.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(count * height * width + 1, dtype=torch.int32))
+    return places[: starts[-1]].to(device, torch.int32), starts[:-1].to(device, torch.int32)
+
+
+class _Normalize(torch.autograd.Function):
+    """Rows ``[M, R, C]`` less their mean, over their deviation, times ``scale [M, 1, C]``, plus ``shift [M, 1, C]``."""
+
+    @staticmethod
+    def forward(inputs: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = 1.0 / inputs.shape[1]
+        centered = inputs - share * inputs.sum(1, keepdim=True)
+        rate = torch.rsqrt(share * centered.square().sum(1, keepdim=True) + EPSILON)
+        return torch.addcmul(shift, centered, rate * scale), centered, rate
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        _, centered, rate = output
+        ctx.mark_non_differentiable(centered, rate)
+        ctx.save_for_backward(inputs[0], centered, rate, inputs[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None
+        return cast(tuple[Tensor, ...], _NormalizeBackward.apply(gradient, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+
+
+class _NormalizeBackward(torch.autograd.Function):
+    """Gradients of ``_Normalize`` in inputs, scale and shift; ``centered`` and ``rate`` are functions of the inputs."""
+
+    @staticmethod
+    def forward(
+        gradient: Tensor, inputs: Tensor, centered: Tensor, rate: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        share = 1.0 / centered.shape[1]
+        total, moment = gradient.sum(1, keepdim=True), (gradient * centered).sum(1, keepdim=True)
+        slope = rate * scale
+        of_inputs = torch.addcmul(-share * slope * total, gradient, slope)
+        of_inputs.addcmul_(centered, -share * slope * rate.square() * moment)
+        return of_inputs, rate * moment, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        gradient, _, centered, rate, scale = inputs
+        ctx.save_for_backward(gradient, centered, rate, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor | None, ...]:
+        """For cotangents of the three gradients.
+
+        With means over rows g of the gradient, h of gradient times centered inputs, and U, K, T of u, of u times
+        centered inputs and of u times the gradient, what is differentiated is R times
+        ``rate scale (T - U g - rate^2 h K) + p rate h + q g``.
+        """
+        gradient, centered, rate, scale = ctx.saved_tensors
+        share = 1.0 / centered.shape[1]
+        slope, square = rate * scale, rate.square()
+        g, h = share * gradient.sum(1, keepdim=True), share * (gradient * centered).sum(1, keepdim=True)
+        mean_u, k = share * u.sum(1, keepdim=True), share * (u * centered).sum(1, keepdim=True)
+        both = share * (u * gradient).sum(1, keepdim=True) - mean_u * g
+        on_u, on_gradient = -slope * square * h, p * rate - slope * square * k
+        of_gradient = torch.addcmul(q - slope * mean_u, u, slope).addcmul_(centered, on_gradient)
+        of_rate = scale * (both - 3.0 * square * h * k) + p * h
+        of_inputs = torch.addcmul(-on_u * mean_u - on_gradient * g, u, on_u)
+        of_inputs.addcmul_(gradient, on_gradient).addcmul_(centered, -square * rate * of_rate)
+        of_scale = rate * (both - square * h * k) / share
+        return of_gradient, of_inputs, None, None, of_scale

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import threading
 import time
 from functools import partial
@@ -201,6 +203,21 @@ def test_a_set_of_something_else_is_refused(tmp_path, make_zip, monkeypatch):
         assert small(tmp_path).training_classes
 
 
+def test_a_set_that_lies_in_two_places_is_refused(small_omniglot):
+    """Else a drawing could be both support and query."""
+    root = small_omniglot(zipped=False)
+    background = root / "omniglot" / "images_background"
+    shutil.copytree(background, background / "images_background")
+    with pytest.raises(InvalidPictures, match="must hold each of Omniglot's drawings once"):
+        assert small(root).training_classes
+
+
+def test_a_task_is_described_by_its_characters(small_omniglot):
+    family = small(small_omniglot(), ways=2)
+    task = family.sample_test(np.random.default_rng(0), 1)[0]
+    assert re.fullmatch(r"Alphabet_0[45]/character0\d, Alphabet_0[45]/character0\d", family.describe(task))
+
+
 def test_too_few_characters_or_drawings_are_refused_with_numbers(small_omniglot):
     root = small_omniglot(drawings=3)
     with pytest.raises(InvalidPictures, match="19-way tasks need at least 19 train classes; Omniglot has 18"):
@@ -257,12 +274,15 @@ def test_pixels_of_the_real_set_tell_characters_apart_as_well_as_is_known(real_o
 
 
 def test_a_cached_set_opens_in_a_fifth_of_a_second(real_omniglot):
-    """Measured 0.02 s."""
-    omniglot.load_omniglot.cache_clear()
-    omniglot.omniglot_table.cache_clear()
-    start = time.perf_counter()
-    Omniglot(data=str(real_omniglot)).sample(np.random.default_rng(0), 1)
-    assert time.perf_counter() - start < 0.2
+    """Measured 0.02 s; the best of three, since machines may be busy."""
+    durations = []
+    for _ in range(3):
+        omniglot.load_omniglot.cache_clear()
+        omniglot.omniglot_table.cache_clear()
+        start = time.perf_counter()
+        Omniglot(data=str(real_omniglot)).sample(np.random.default_rng(0), 1)
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 0.2
 
 
 def test_drawings_are_smoothed_not_picked_when_made_small(real_omniglot):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ VECTORIZED = [
     "tabular-mdp",
 ]
 NAMES = [*VECTORIZED, "cartpole"]
+FEW_SHOT = ["sinusoid", "boolean", "omniglot", "image-folder", "mini-imagenet"]
 QUIET = [env_id for env_id in metarl.envs.HORIZONS if env_id != "metarl/CartPole-v0"]  # see test_cartpole.py
 
 
@@ -92,7 +95,23 @@ def test_vector_environments_have_the_single_ones_spaces(name):
     many.close()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_few_shot_families_are_found_by_name_and_say_what_they_can_without_data(name, monkeypatch):
+    monkeypatch.setenv("METARL_DATA", "/nowhere")
+    family: Any = metarl.make_family(name)
+    assert family.kind in {"classification", "regression"}
+    assert hash(family) == hash(metarl.make_family(name))
+    assert family.outputs >= 1
+    assert len(family.input_shape) in {1, 3}
+
+
+def test_importing_the_families_loads_nothing_that_only_pictures_need():
+    """In a process of its own, since other tests load them here."""
+    code = "import sys, metarl.envs; print({'PIL', 'pooch', 'platformdirs', 'requests', 'rich'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *FEW_SHOT])
 def test_every_family_has_a_one_line_description(name):
     first = (FAMILIES[name].__doc__ or "").splitlines()[0]
     assert first.endswith(".")
