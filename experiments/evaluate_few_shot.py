@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -89,16 +90,17 @@ def with_queries(family: FewShotFamily, queries: int | None) -> FewShotFamily:
     Raises:
         ValueError: if a number is asked for and the family has no field ``queries``.
     """
-    fields: Any = family
-    has = dataclasses.is_dataclass(fields) and any(item.name == "queries" for item in dataclasses.fields(fields))
-    if queries is not None and not has:
+    fields: list[str] = [item.name for item in dataclasses.fields(family)] if dataclasses.is_dataclass(family) else []
+    if queries is not None and "queries" not in fields:
         raise ValueError(
             f"queries can be told only of families that have a field of that name; {type(family).__name__} has none: "
             "leave it out"
         )
     if queries is None and family.kind == "regression":
         queries = REGRESSION_QUERIES
-    changed: FewShotFamily = dataclasses.replace(family, queries=queries) if has and queries else family  # type: ignore[type-var]
+    if queries is None or "queries" not in fields:
+        return family
+    changed: FewShotFamily = dataclasses.replace(family, queries=queries)  # type: ignore[type-var]
     return changed
 
 
@@ -189,11 +191,11 @@ def table(result: dict[str, Any]) -> Table:
 def variants_table(result: dict[str, Any]) -> Table:
     """The main score of what training did not see, beside that of tasks as in training."""
     main = next(iter(result["scores"]))
-    view = Table(title=f"{main} on {result['tasks']} test tasks of each variant", min_width=48)
-    view.add_column("test tasks")
-    steps = shown_steps(len(result["diverged"]) - 1)
+    view = Table(title=f"{main} on {result['tasks']} test tasks of each variant", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view.add_column("test tasks", no_wrap=True)
+    steps = [step for step in shown_steps(len(result["diverged"]) - 1) if step != 5]  # so that 80 columns will do
     for step in steps:
-        view.add_column(f"after {step}" if result["takes_steps"] else main, justify="right")
+        view.add_column(f"after {step}" if result["takes_steps"] else main, justify="right", no_wrap=True)
     for name, each in {"as in training": result, **result["variants"]}.items():
         view.add_row(name, *(_cell(each, main, step) for step in steps if step < len(each["diverged"])))
     return view

@@ -11,6 +11,9 @@ from scipy import stats
 
 from metarl.tasks import FewShotFamily
 
+MAIN = {"classification": "accuracy", "regression": "mse"}
+"""What the families of a kind are judged by."""
+
 _SHOWN = (0, 1, 3, 5, 10)
 
 
@@ -42,7 +45,7 @@ def score_text(name: str, mean: float | None, half: float | None) -> str:
     if mean is None or not math.isfinite(mean):
         return "diverged"
     factor, sign = unit(name).factor, unit(name).sign
-    form = "{:.2f}" if factor > 1.0 else ("{:.3f}" if abs(mean) < 1000.0 else "{:.3g}")
+    form = "{:.3g}" if abs(mean) >= 1000.0 else ("{:.3f}" if factor * abs(mean) < 1.0 else "{:.2f}")
     spread = "" if half is None or not math.isfinite(half) else " ± " + form.format(factor * half)
     return form.format(factor * mean) + spread + sign
 
@@ -52,9 +55,10 @@ def shown_steps(last: int) -> list[int]:
     return sorted({step for step in _SHOWN if step < last} | {last})
 
 
-def setting_words(ways: int | None, shots: int) -> str:
-    """Such as ``5-way 1-shot``; ``10-shot`` where there are no classes."""
-    return f"{shots}-shot" if ways is None else f"{ways}-way {shots}-shot"
+def setting_words(ways: int | None, shots: int | None) -> str:
+    """Such as ``5-way 1-shot``; ``10-shot`` where there are no classes; what is None is left out."""
+    parts = [] if ways is None else [f"{ways}-way"]
+    return " ".join([*parts, *([] if shots is None else [f"{shots}-shot"])])
 
 
 def setting_of(family: FewShotFamily, support: int) -> tuple[int | None, int]:

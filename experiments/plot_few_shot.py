@@ -1,9 +1,9 @@
-"""Figures of few-shot runs: scores against gradient steps, of test tasks as in training and of their variants."""
+"""Figures of few-shot runs: learning curves, scores against gradient steps, and variants of the test tasks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,22 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from metarl.experiments.few_shot_scores import numbers, setting_words, unit
+from metarl.experiments.config import RunConfig
+from metarl.experiments.curves import Curve, LoadedRun, group_runs, learning_curve
+from metarl.experiments.few_shot_scores import MAIN, mean_and_interval, numbers, setting_words, unit
+from metarl.experiments.runs import RunError
+from metarl.types import Metrics
+
+_STYLES: dict[tuple[str, bool], dict[str, Any]] = {
+    ("held_out", True): {"linewidth": 2.0, "marker": "o", "markersize": 4, "label": "held-out tasks, after adaptation"},
+    ("held_out", False): {"linewidth": 1.2, "linestyle": "--", "label": "held-out tasks, before"},
+    ("train", True): {"linewidth": 1.0, "alpha": 0.5, "label": "training tasks, after adaptation"},
+    ("train", False): {"linewidth": 1.0, "alpha": 0.5, "linestyle": ":", "label": "training tasks, before"},
+}
+"""Of learning curves by what is judged and whether it is adapted."""
 
 _WIDE_RANGE = 50.0
 """From this ratio of the greatest to the least error on, the axis is logarithmic."""
@@ -112,3 +125,115 @@ def fit_scale(axes: Any, main: str, drawn: Iterable[np.ndarray]) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0.0)
+
+
+def setting_name(config: RunConfig) -> str:
+    """Family, ways, shots and algorithm."""
+    ways = config.family.outputs if config.family.kind == "classification" else None
+    setting = setting_words(ways, getattr(config.family, "shots", None))
+    return " ".join(part for part in (config.family_name, setting) if part) + f", {config.train.algorithm}"
+
+
+def check_evaluation(directory: Path, evaluation: Mapping[str, Any] | None) -> None:
+    """Raise RunError unless there is none, or every score has as many means as intervals."""
+    if evaluation is None:
+        return
+    scores = evaluation.get("scores")
+    lengths = [
+        [
+            len(each[part]) if isinstance(each, dict) and isinstance(each.get(part), list) else 0
+            for part in ("mean", "ci95")
+        ]
+        for each in (scores.values() if isinstance(scores, dict) else ())
+    ]
+    if not lengths or any(one != other or one == 0 for one, other in lengths):
+        raise RunError(
+            f"{directory / 'evaluation.json'} must hold scores with as many mean as ci95, at least one, got lengths "
+            f"{lengths}; write it again with 'metarl evaluate {directory}'"
+        )
+
+
+def draw_few_shot_runs(left: Any, right: Any, runs: Sequence[LoadedRun]) -> None:
+    """Learning curves on the left, evaluations on the right.
+
+    Raises:
+        ValueError: if some runs are judged by accuracy and others by an error.
+    """
+    main = _common_score(runs)
+    palette = matplotlib.colormaps["tab10"]
+    learned, adapted = [], []
+    for index, (name, group) in enumerate(group_runs(runs, setting_name).items()):
+        learned += _draw_learning(left, main, name, group, palette(index % 10))
+        adapted += _draw_adaptation(right, main, name, group, palette(index % 10))
+    left.set(title="Learning", xlabel="meta-iterations", ylabel=unit(main).label)
+    fit_scale(left, main, learned)
+    left.grid(alpha=0.25)
+    handles = [
+        *left.get_legend_handles_labels()[0],
+        *(Line2D([], [], color="0.4", **style) for style in _STYLES.values()),
+    ]
+    left.legend(handles=handles, fontsize=8, frameon=False)
+    right.set_title("Adaptation: test tasks")
+    finish_steps(right, main, adapted, takes_steps=True)
+
+
+def _common_score(runs: Sequence[LoadedRun]) -> str:
+    by = {MAIN[run.config.family.kind]: run.directory.name for run in runs}
+    if len(by) > 1:
+        told = " and ".join(f"{name} by {score}" for score, name in by.items())
+        raise ValueError(f"runs in one figure must be judged by the same score, got {told}; plot them apart")
+    return next(iter(by))
+
+
+def _draw_learning(axes: Any, main: str, name: str, runs: Sequence[LoadedRun], color: Any) -> list[np.ndarray]:
+    """Scores before and after adaptation against meta-iterations; returns what was drawn."""
+    steps = runs[0].config.train.inner.steps
+    seeds = f", {len(runs)} seeds: mean, lowest to highest" if len(runs) > 1 else ""
+    lines = [run.metrics for run in runs]
+    drawn: list[np.ndarray] = []
+    for (phase, adapted), style in _STYLES.items():
+        curve, other = (_curve(lines, phase, main, step) for step in ((steps, 0) if adapted else (0, steps)))
+        if not curve.x.size or (not adapted and np.array_equal(curve.mean, other.mean)):
+            continue  # nothing logged, or nothing adapts
+        label = {"label": None if drawn else name + seeds, **({"marker": None} if len(runs) > 1 else {})}
+        axes.plot(curve.x, curve.mean, color=color, **style | label)
+        if len(runs) > 1:
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.12, linewidth=0)
+        drawn.append(curve.mean)
+    return drawn
+
+
+def _curve(lines: Sequence[Sequence[Metrics]], phase: str, main: str, step: int) -> Curve:
+    found = learning_curve(lines, f"{phase}/{main}_after_{step}", "iteration")
+    factor = unit(main).factor
+    return Curve(found.x, factor * found.mean, factor * found.low, factor * found.high)
+
+
+def _draw_adaptation(axes: Any, main: str, name: str, runs: Sequence[LoadedRun], color: Any) -> list[np.ndarray]:
+    """Scores of test tasks against gradient steps; a level of its own where there are none. Returns what was drawn."""
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
+    if not evaluations:
+        return []
+    mean, half, over = over_seeds(evaluations, main)
+    how = "transductive" if evaluations[0]["transductive"] else "not transductive"
+    label = f"{name}, 95 % interval over {over}, {how}"
+    if evaluations[0]["takes_steps"]:
+        draw_interval(axes, mean, half, color=color, label=label)
+    else:
+        axes.axhline(mean[0], color=color, linestyle="--", label=f"{label}, no gradient steps")
+        axes.axhspan(mean[0] - half[0], mean[0] + half[0], color=color, alpha=0.12, linewidth=0)
+    return [mean]
+
+
+def over_seeds(evaluations: Sequence[Mapping[str, Any]], main: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Mean and half the 95 % interval after each step in the score's unit, and what the interval is over.
+
+    Over seeds (Student's t) where there are several, as far as all of them took steps; else over tasks.
+    """
+    if len(evaluations) == 1:
+        return *columns(evaluations[0], main), f"{evaluations[0]['tasks']} tasks"
+    rows = [columns(each, main)[0] for each in evaluations]
+    length = min(len(row) for row in rows)
+    pairs = [mean_and_interval(column) for column in np.array([row[:length] for row in rows]).T]
+    means, halves = (numbers(column) for column in zip(*pairs, strict=True))
+    return means, np.nan_to_num(halves), f"{len(evaluations)} seeds"

@@ -30,7 +30,8 @@ def test_error_of_ten_steps_on_whole_curves_is_written_printed_and_drawn(few_sho
     assert (found["ways"], found["shots"], found["queries"]) == (None, 10, 100)
     assert len(found["scores"]["mse"]["mean"]) == len(found["scores"]["mse"]["ci95"]) == len(found["diverged"]) == 11
     shown = capsys.readouterr().out
-    assert f"{found['scores']['mse']['mean'][10]:.3f} ± {found['scores']['mse']['ci95'][10]:.3f}" in shown
+    columns = found["scores"]["mse"]
+    assert score_text("mse", columns["mean"][10], columns["ci95"][10]) in shown
     assert "--variants True" in shown
     with Image.open(few_shot / "sinusoid" / "evaluation.png") as picture:
         assert picture.size == (960, 720)
@@ -117,6 +118,7 @@ def test_interval_is_students_t_and_missing_for_one_task():
 def test_accuracy_is_written_in_percent_and_large_errors_shortly():
     assert score_text("accuracy", 0.987, 0.004) == "98.70 ± 0.40 %"
     assert score_text("mse", 0.1234, None) == "0.123"
+    assert score_text("mse", 12.25, 0.6) == "12.25 ± 0.60"
     assert score_text("mse", 2.5e7, 1e6) == "2.5e+07 ± 1e+06"
     assert score_text("mse", None, None) == "diverged"
 
