@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import metarl
 import metarl.envs
@@ -23,6 +24,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
             raise
         pytest.skip(str(error))
     return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """In tests torch's threads wait for each other longer than they work."""
+    torch.set_num_threads(1)
 
 
 def _real_data() -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.inner.adapt import Learner, LocalLoss
 from metarl.models import Model
-from metarl.trees import leaves
+from metarl.trees import detach, leaves
 from metarl.types import Examples, Params
 
 ExamplesLoss = Callable[[Tensor, Tensor], Tensor]
@@ -22,7 +22,7 @@ class ExamplesLocalLoss:
 
     def __init__(self, problem: SupervisedProblem, phi: Params, batch: Examples, *, differentiable: bool) -> None:
         self._differentiable = differentiable
-        self._point = phi if differentiable else leaves(phi)
+        self._point = _followed(phi) if differentiable else leaves(phi)
         self._names = list(phi) if problem.adapted is None else list(problem.adapted)
         with torch.enable_grad():
             losses = problem.outer_loss(self._point, batch)
@@ -32,9 +32,9 @@ class ExamplesLocalLoss:
 
     def gradient(self) -> Params:
         """Of the losses, in the parameters that adapt."""
-        if self._slope is not None:
-            return {name: value.detach() for name, value in self._slope.items()}
-        return self._differentiate(create_graph=self._differentiable)
+        if self._slope is None:
+            return self._differentiate(create_graph=self._differentiable)
+        return self._slope if self._differentiable else detach(self._slope)
 
     def curve(self, vector: Params) -> Params:
         """The Hessian of the losses in the parameters that adapt, times ``vector``."""
@@ -58,6 +58,11 @@ class ExamplesLocalLoss:
             materialize_grads=True,
         )
         return dict(zip(self._names, found, strict=True))
+
+
+def _followed(phi: Params) -> Params:
+    """``phi`` with its history, and as leaves what has none."""
+    return {name: value if value.requires_grad else value.detach().requires_grad_() for name, value in phi.items()}
 
 
 class SupervisedProblem(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import adapt, inner_step, unadapted
+from metarl.inner.adapt import Adaptation, inner_step, unadapted
 from metarl.inner.supervised_problem import SupervisedLearner
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.processor import map_groups
@@ -59,9 +59,9 @@ def through(
     with torch.enable_grad():
         adaptation = unadapted(learner, expand(theta, data.query.inputs.shape[0]))
         total = torch.zeros((), dtype=data.query.inputs.dtype, device=data.query.inputs.device)
-        for step, batch in enumerate(data.support):
+        for step, batch in enumerate(data.support[: len(learner.rules)]):
             adaptation = inner_step(learner, eta, adaptation, batch)
-            if step_weights is not None and step < len(data.support) - 1 and step_weights[step]:
+            if step_weights is not None and step < len(learner.rules) - 1 and step_weights[step]:
                 total = total + step_weights[step] * learner.problem.outer_loss(adaptation.phi, data.query).sum()
         losses = learner.problem.outer_loss(adaptation.phi, data.query)
         total = total + (1.0 if step_weights is None else step_weights[-1]) * losses.sum()
@@ -72,16 +72,26 @@ def through(
 def reptile(learner: SupervisedLearner, meta: Meta, data: TaskData[Examples]) -> tuple[Params, Params, Tensor]:
     """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 2): the initialization minus where adaptation ended.
 
-    Each inner step learns from its own share of the task's examples, support and query together.
+    Each inner step learns from its own share of the task's examples, support and query together; where there are more
+    steps than examples, from one of them.
     """
     count, steps = data.query.inputs.shape[0], len(learner.rules)
     pooled = map_examples(lambda support, query: torch.cat([support, query], 1), data.support[0], data.query)
+    parts = min(steps, pooled.inputs.shape[1])
     theta = expand(meta.theta, count)
+    shares = [map_examples(lambda field, first=step % parts: field[:, first::parts], pooled) for step in range(steps)]
     with torch.no_grad():
-        shares = [map_examples(lambda field, first=step: field[:, first::steps], pooled) for step in range(steps)]
-        phi = adapt(learner, meta.eta, theta, shares).phi
+        phi = _end(learner, meta.eta, theta, shares).phi
         losses = learner.problem.outer_loss(phi, data.query)
     return {name: (theta[name] - phi[name]).sum(0) for name in theta}, {}, losses
+
+
+def _end(learner: SupervisedLearner, eta: Params, theta: Params, support: Sequence[Examples]) -> Adaptation:
+    """Where adaptation ends; no step is kept."""
+    adaptation = unadapted(learner, theta)
+    for batch in support[: len(learner.rules)]:
+        adaptation = inner_step(learner, eta, adaptation, batch).forget()
+    return adaptation
 
 
 def implicit(
@@ -101,14 +111,12 @@ def implicit(
     """
     count = data.query.inputs.shape[0]
     with torch.no_grad():
-        adaptation = unadapted(learner, expand(meta.theta, count))
-        for batch in data.support:
-            adaptation = inner_step(learner, meta.eta, adaptation, batch).forget()
-    at = leaves(adaptation.phi)
+        phi = _end(learner, meta.eta, expand(meta.theta, count), data.support).phi
+    at = leaves(phi)
     with torch.enable_grad():
         losses = learner.problem.outer_loss(at, data.query)
-    slope = gradients(losses.sum(), at)
-    local = learner.problem.local_loss(adaptation.phi, data.support[-1], differentiable=False)
+        slope = gradients(losses.sum(), at)
+    local = learner.problem.local_loss(phi, data.support[-1], differentiable=False)
 
     def product(vector: Params) -> Params:
         return add_scaled(vector, local.curve(vector), 1.0 / proximity)

@@ -11,6 +11,7 @@ import pytest
 import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
+from metarl.reinforcement import MetaTrainConfig
 from metarl.tasks import FAMILIES, UnknownTaskFamily
 
 ALL = [(family, preset) for family, presets in PRESETS.items() for preset in presets]
@@ -70,13 +71,13 @@ def test_a_configuration_holds_the_options_of_a_users_family_and_nothing_else(ki
     monkeypatch.setitem(FAMILIES, "mine", kind)
     family = kind(size=5)
     assert len(family.table) == 5
-    content = to_json(RunConfig(family_name="mine", preset="default", family=family))
+    content = to_json(RunConfig(family_name="mine", preset="default", family=family, train=MetaTrainConfig()))
     assert msgspec.json.decode(content)["family"] == {"size": 5}
     assert from_json(content, HERE).family == family
 
 
 def test_an_option_that_a_configuration_cannot_hold_is_refused_by_what_it_is():
-    config = RunConfig(family_name="mine", preset="default", family=WithArray())
+    config = RunConfig(family_name="mine", preset="default", family=WithArray(), train=MetaTrainConfig())
     with pytest.raises(ConfigError, match=r"options of mine cannot be written .*numpy.ndarray.*; make each a number"):
         to_json(config)
 
@@ -112,4 +113,4 @@ def test_impossible_numbers_are_refused_when_a_configuration_is_made():
     with pytest.raises(ValueError, match="minutes must be positive"):
         dataclasses.replace(config, minutes=-1.0)
     with pytest.raises(ValueError, match="keep_checkpoints must be at least 1"):
-        RunConfig(family_name="x", preset="default", family=None, keep_checkpoints=0)
+        RunConfig(family_name="x", preset="default", family=None, train=None, keep_checkpoints=0)
