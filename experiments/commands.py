@@ -247,12 +247,13 @@ def results(argv: Sequence[str]) -> int:
 def check(argv: Sequence[str]) -> int:
     """``metarl check FAMILY``."""
     from metarl.experiments.check import check_family
+    from metarl.experiments.check_few_shot import check_few_shot_family
 
     parser = argparse.ArgumentParser(prog="metarl check", description="Does a task family keep the contract?")
     parser.add_argument("family", metavar="FAMILY")
     chosen, rest = parser.parse_known_args(argv)
     family = _run_config(preset_config(chosen.family), rest, "check").family
-    findings = check_family(family)
+    findings = check_few_shot_family(family) if kind_of(family) is FEW_SHOT else check_family(family)
     for finding in findings:
         mark = "[green]ok[/]" if finding.fault is None else "[red]wrong[/]"
         console.print(f"{mark} {escape(finding.what)}", soft_wrap=True)

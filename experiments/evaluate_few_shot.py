@@ -193,7 +193,8 @@ def variants_table(result: dict[str, Any]) -> Table:
     main = next(iter(result["scores"]))
     view = Table(title=f"{main} on {result['tasks']} test tasks of each variant", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("test tasks", no_wrap=True)
-    steps = [step for step in shown_steps(len(result["diverged"]) - 1) if step != 5]  # so that 80 columns will do
+    last = len(result["diverged"]) - 1
+    steps = [step for step in shown_steps(last) if step != 5 or last == 5]  # so that 80 columns will do
     for step in steps:
         view.add_column(f"after {step}" if result["takes_steps"] else main, justify="right", no_wrap=True)
     for name, each in {"as in training": result, **result["variants"]}.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +88,28 @@ def mean_and_interval(values: np.ndarray) -> tuple[float | None, float | None]:
         return float(values.mean()), None
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean()), float(half)
+
+
+def over_seeds(evaluations: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Mean of a score after 0..K steps, half its 95 % interval, and what that is over.
+
+    Over seeds (Student's t) where there are several, as far as all of them took steps; else over tasks.
+
+    Args:
+        evaluations: contents of ``evaluation.json``.
+        name: of the score.
+
+    Returns:
+        nan where a run diverged, and where there is no interval.
+    """
+    if len(evaluations) == 1:
+        found = evaluations[0]["scores"][name]
+        return numbers(found["mean"]), numbers(found["ci95"]), f"{evaluations[0]['tasks']} tasks"
+    rows = [numbers(each["scores"][name]["mean"]) for each in evaluations]
+    length = min(len(row) for row in rows)
+    pairs = [mean_and_interval(column) for column in np.array([row[:length] for row in rows]).T]
+    means, halves = (numbers(column) for column in zip(*pairs, strict=True))
+    return means, halves, f"{len(evaluations)} seeds"
 
 
 def numbers(column: Sequence[Any]) -> np.ndarray:

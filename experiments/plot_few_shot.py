@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.experiments.config import RunConfig
 from metarl.experiments.curves import Curve, LoadedRun, group_runs, learning_curve
-from metarl.experiments.few_shot_scores import MAIN, mean_and_interval, numbers, setting_words, unit
+from metarl.experiments.few_shot_scores import MAIN, numbers, over_seeds, setting_words, unit
 from metarl.experiments.runs import RunError
 from metarl.types import Metrics
 
@@ -43,27 +43,31 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
         path: PNG to write.
     """
     main = next(iter(result["scores"]))
-    panels = 2 if result["variants"] else 1
+    everything = {"as in training": result, **result["variants"]}
+    panels = 2 if result["takes_steps"] and result["variants"] else 1
     figure = Figure(figsize=(6.4 * panels, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_steps(axes[0], result, main)
-    if result["variants"]:
-        everything = {"as in training": result, **result["variants"]}
-        (_draw_curves if result["takes_steps"] else _draw_points)(axes[1], everything, main)
+    if result["takes_steps"]:
+        _draw_steps(axes[0], result, main)
+    else:
+        _draw_points(axes[0], everything, main)
+    if panels == 2:
+        _draw_curves(axes[1], everything, main)
         axes[1].set_title("test tasks that differ from training's", fontsize=10)
+    transductive = "transductive" if result["transductive"] else "not transductive"
+    setting = setting_words(result["ways"], result["shots"])
+    title = f"{result['family']} {setting}, {result['algorithm']}: {result['tasks']} test tasks, {transductive}"
+    axes[0].set_title(title, fontsize=10)
     figure.savefig(path, format="png")
 
 
 def _draw_steps(axes: Any, result: Mapping[str, Any], main: str) -> None:
     mean, half = columns(result, main)
-    draw_interval(axes, mean, half, color="tab:blue", label=f"{result['algorithm']}, mean of {result['tasks']} tasks")
-    if result["takes_steps"] and 0 < result["training_steps"] < len(mean):
+    draw_interval(axes, mean, half, color="tab:blue", label="mean, 95 % interval")
+    if 0 < result["training_steps"] < len(mean):
         axes.axvline(result["training_steps"], color="0.6", linestyle=":", zorder=0, label="steps in training")
-    transductive = "transductive" if result["transductive"] else "not transductive"
-    setting = setting_words(result["ways"], result["shots"])
-    axes.set_title(f"{result['family']} {setting}: test tasks, {transductive}, 95 % intervals", fontsize=10)
-    finish_steps(axes, main, [mean], takes_steps=result["takes_steps"])
+    finish_steps(axes, main, [mean])
 
 
 def _draw_curves(axes: Any, everything: Mapping[str, Mapping[str, Any]], main: str) -> None:
@@ -81,7 +85,7 @@ def _draw_curves(axes: Any, everything: Mapping[str, Mapping[str, Any]], main: s
             style = {"color": shades[name]} if name in shades else {"color": next(palette), "linestyle": "--"}
         draw_interval(axes, mean, half, label=name, markersize=3, **style)
         drawn.append(mean)
-    finish_steps(axes, main, drawn, takes_steps=True)
+    finish_steps(axes, main, drawn)
 
 
 def _draw_points(axes: Any, everything: Mapping[str, Mapping[str, Any]], main: str) -> None:
@@ -91,14 +95,20 @@ def _draw_points(axes: Any, everything: Mapping[str, Mapping[str, Any]], main: s
         axes.errorbar(mean[:1], [row], xerr=half[:1], fmt="o", capsize=4, color="black" if row == 0 else "tab:blue")
     axes.set_yticks(range(len(everything)), list(everything))
     axes.invert_yaxis()
-    axes.set_xlabel(unit(main).label)
+    axes.set_xlabel(f"{unit(main).label}, mean, 95 % interval")
     axes.grid(alpha=0.25)
 
 
 def columns(judged: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half the interval after 0..K steps in the score's unit; nan where it diverged, 0 for no interval."""
-    column, factor = judged["scores"][name], unit(name).factor
-    return factor * numbers(column["mean"]), factor * np.nan_to_num(numbers(column["ci95"]))
+    """Mean and half the interval after 0..K steps as they are drawn."""
+    column = judged["scores"][name]
+    return in_unit(name, numbers(column["mean"]), numbers(column["ci95"]))
+
+
+def in_unit(name: str, mean: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and intervals in the unit of the axis; an interval that is not known has no width."""
+    factor = unit(name).factor
+    return factor * mean, factor * np.nan_to_num(half)
 
 
 def draw_interval(axes: Any, mean: np.ndarray, half: np.ndarray, **style: Any) -> None:
@@ -107,12 +117,10 @@ def draw_interval(axes: Any, mean: np.ndarray, half: np.ndarray, **style: Any) -
     axes.errorbar(np.arange(len(mean)), mean, yerr=half, **settings)
 
 
-def finish_steps(axes: Any, main: str, drawn: Iterable[np.ndarray], *, takes_steps: bool) -> None:
+def finish_steps(axes: Any, main: str, drawn: Iterable[np.ndarray]) -> None:
     """Labels, and a logarithmic axis where errors differ by orders of magnitude."""
-    axes.set(xlabel="gradient steps" if takes_steps else "takes no gradient steps", ylabel=unit(main).label)
+    axes.set(xlabel="gradient steps", ylabel=unit(main).label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not takes_steps:
-        axes.set_xticks([])
     fit_scale(axes, main, drawn)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
@@ -177,7 +185,7 @@ def draw_few_shot_runs(left: Any, right: Any, runs: Sequence[LoadedRun]) -> None
         *(Line2D([], [], color="0.4", **style) for style in _STYLES.values()),
     ]
     left.legend(handles=handles, ncols=2, **_BELOW)
-    finish_steps(right, main, adapted, takes_steps=True)
+    finish_steps(right, main, adapted)
     right.set_title("Adaptation: test tasks, 95 % intervals")
     if adapted:
         right.legend(**_BELOW)
@@ -221,25 +229,12 @@ def _draw_adaptation(axes: Any, main: str, name: str, runs: Sequence[LoadedRun],
     if not evaluations:
         return []
     mean, half, over = over_seeds(evaluations, main)
+    mean, half = in_unit(main, mean, half)
     how = "transductive" if evaluations[0]["transductive"] else "not transductive"
     label = f"{name}, over {over}, {how}"
     if evaluations[0]["takes_steps"]:
         draw_interval(axes, mean, half, color=color, label=label)
     else:
-        axes.axhline(mean[0], color=color, linestyle="--", label=f"{label}, no gradient steps")
+        axes.axhline(mean[0], color=color, linestyle="--", label=f"{label}\n(no gradient steps)")
         axes.axhspan(mean[0] - half[0], mean[0] + half[0], color=color, alpha=0.12, linewidth=0)
     return [mean]
-
-
-def over_seeds(evaluations: Sequence[Mapping[str, Any]], main: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """Mean and half the 95 % interval after each step in the score's unit, and what the interval is over.
-
-    Over seeds (Student's t) where there are several, as far as all of them took steps; else over tasks.
-    """
-    if len(evaluations) == 1:
-        return *columns(evaluations[0], main), f"{evaluations[0]['tasks']} tasks"
-    rows = [columns(each, main)[0] for each in evaluations]
-    length = min(len(row) for row in rows)
-    pairs = [mean_and_interval(column) for column in np.array([row[:length] for row in rows]).T]
-    means, halves = (numbers(column) for column in zip(*pairs, strict=True))
-    return means, np.nan_to_num(halves), f"{len(evaluations)} seeds"
