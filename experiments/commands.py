@@ -202,9 +202,13 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
 def render(argv: Sequence[str]) -> int:
     """``metarl render RUN_DIR [flags]``."""
     from metarl.experiments.render import RenderConfig, render_run
+    from metarl.experiments.render_few_shot import FewShotRenderConfig, render_few_shot_run
 
-    directory, options = _directory_and_options("render", RenderConfig, argv)
-    console.print(f"written to {render_run(directory, options)}", soft_wrap=True)
+    if _names_few_shot_run(argv):
+        path = render_few_shot_run(*_directory_and_options("render", FewShotRenderConfig, argv))
+    else:
+        path = render_run(*_directory_and_options("render", RenderConfig, argv))
+    console.print(f"written to {path}", soft_wrap=True)
     return 0
 
 

@@ -175,7 +175,7 @@ def table(result: dict[str, Any]) -> Table:
     view = Table(
         title=f"{result['family']} {setting}, {result['algorithm']}\n{result['tasks']} test tasks, {how}",
         caption=f"{result['queries']} queries a task, "
-        + ("which share normalization statistics" if result["transductive"] else "each answered alone"),
+        + ("answered together" if result["transductive"] else "each answered alone"),
         min_width=48,
     )
     view.add_column("gradient steps", justify="right")

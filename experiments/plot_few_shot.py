@@ -28,7 +28,10 @@ _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
 }
 """Of learning curves by what is judged and whether it is adapted."""
 
-_WIDE_RANGE = 50.0
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "fontsize": 8, "frameon": False}
+"""A legend where it hides no curve."""
+
+_WIDE_RANGE = 10.0
 """From this ratio of the greatest to the least error on, the axis is logarithmic."""
 
 
@@ -112,7 +115,8 @@ def finish_steps(axes: Any, main: str, drawn: Iterable[np.ndarray], *, takes_ste
         axes.set_xticks([])
     fit_scale(axes, main, drawn)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def fit_scale(axes: Any, main: str, drawn: Iterable[np.ndarray]) -> None:
@@ -172,9 +176,11 @@ def draw_few_shot_runs(left: Any, right: Any, runs: Sequence[LoadedRun]) -> None
         *left.get_legend_handles_labels()[0],
         *(Line2D([], [], color="0.4", **style) for style in _STYLES.values()),
     ]
-    left.legend(handles=handles, fontsize=8, frameon=False)
-    right.set_title("Adaptation: test tasks")
+    left.legend(handles=handles, ncols=2, **_BELOW)
     finish_steps(right, main, adapted, takes_steps=True)
+    right.set_title("Adaptation: test tasks, 95 % intervals")
+    if adapted:
+        right.legend(**_BELOW)
 
 
 def _common_score(runs: Sequence[LoadedRun]) -> str:
@@ -197,7 +203,7 @@ def _draw_learning(axes: Any, main: str, name: str, runs: Sequence[LoadedRun], c
             continue  # nothing logged, or nothing adapts
         label = {"label": None if drawn else name + seeds, **({"marker": None} if len(runs) > 1 else {})}
         axes.plot(curve.x, curve.mean, color=color, **style | label)
-        if len(runs) > 1:
+        if len(runs) > 1 and phase == "held_out":
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.12, linewidth=0)
         drawn.append(curve.mean)
     return drawn
@@ -216,7 +222,7 @@ def _draw_adaptation(axes: Any, main: str, name: str, runs: Sequence[LoadedRun],
         return []
     mean, half, over = over_seeds(evaluations, main)
     how = "transductive" if evaluations[0]["transductive"] else "not transductive"
-    label = f"{name}, 95 % interval over {over}, {how}"
+    label = f"{name}, over {over}, {how}"
     if evaluations[0]["takes_steps"]:
         draw_interval(axes, mean, half, color=color, label=label)
     else:
