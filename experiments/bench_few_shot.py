@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.compiled import compile_function
 from metarl.experiments.bench_report import (
     JsonFile,
     as_json,
@@ -34,10 +33,14 @@ from metarl.experiments.few_shot_peers import (
     to_torch,
 )
 from metarl.experiments.measure import machine, peak_memory, summary
-from metarl.models import Model, conv_model, mlp_model, saved_bytes
-from metarl.processor import choose_task_chunk, keep_freed_memory, map_groups
-from metarl.trees import expand, mean_of_sums
-from metarl.types import Params
+from metarl.few_shot.algorithms import compile_learner
+from metarl.few_shot.learners import GradientLearner, backpropagate
+from metarl.inner.rules import sgd
+from metarl.inner.supervised_problem import SupervisedProblem
+from metarl.losses import cross_entropy, squared_error
+from metarl.models import Model, conv_model, mlp_model
+from metarl.processor import keep_freed_memory
+from metarl.types import Examples, Meta, Params, TaskData
 
 Problem = Literal["sinusoid", "omniglot", "mini-imagenet"]
 Gradient = Callable[..., Params]
@@ -148,10 +151,23 @@ class _Setting:
             _examples(shape.input_shape, self.tasks, count, self.regression, generator)
             for count in (shape.support, shape.query)
         )
-        bytes_per_task = max(
-            saved_bytes(self.model, self.theta, inputs[:1]) for inputs, _ in (self.support, self.query)
+        self.learner = GradientLearner(
+            SupervisedProblem(self.model, squared_error if self.regression else cross_entropy),
+            lambda step: sgd(_STEP_SIZE),
+            self.steps,
+            first_order=False,
+            task_chunk=config.chunk or 0,
+            estimate=backpropagate,
+            init_eta=lambda theta, generator: {},
         )
-        self.chunk = config.chunk or choose_task_chunk(bytes_per_task, self.tasks, torch.device("cpu"))
+        empty = torch.empty(self.tasks, 0, dtype=torch.int64)
+        support, query = (Examples(*examples, empty) for examples in (self.support, self.query))
+        self.data = TaskData((support,) * self.steps, query)
+        self.chunk = self.learner.chunk(support.inputs, query.inputs)
+
+    def ours(self, learner: GradientLearner) -> Params:
+        """The meta-gradient as training takes it."""
+        return learner.meta_gradient(Meta(self.theta, {}, {}), self.data, 0).meta.theta
 
     def sizes(self) -> dict[str, Any]:
         return {
@@ -195,9 +211,10 @@ def _examples(
 def _contenders(setting: _Setting) -> tuple[dict[str, Gradient], dict[str, str]]:
     """What is measured, ours first, and why the rest is not."""
     config = setting.config
-    found: dict[str, Gradient] = {"metarl": _ours(setting, _task_gradient(setting))}
+    found: dict[str, Gradient] = {"metarl": lambda: setting.ours(setting.learner)}
     if config.compile:
-        found["metarl, compiled"] = _ours(setting, compile_function(_task_gradient(setting)))
+        fast = compile_learner(setting.learner)
+        found["metarl, compiled"] = lambda: setting.ours(fast)
     network = TorchNetwork(setting.theta, pooled=config.problem == "mini-imagenet")
     loops: dict[str, Loop] = {_PLAIN: plain_loop}
     absent = {}
@@ -214,39 +231,6 @@ def _contenders(setting: _Setting) -> tuple[dict[str, Gradient], dict[str, str]]
     for name, loop in loops.items():
         found[name] = lambda loop=loop: meta_gradient(loop, given, episodes)
     return found, absent
-
-
-def _task_gradient(setting: _Setting) -> Gradient:
-    """The sum over some tasks of their meta-gradients."""
-
-    def gradient(theta: Params, support: tuple[Tensor, Tensor], query: tuple[Tensor, Tensor]) -> Params:
-        point = {name: value.detach().requires_grad_() for name, value in theta.items()}
-        phi = expand(point, len(support[0]))
-        for _ in range(setting.steps):
-            loss = setting.loss(setting.model(phi, support[0]), support[1])
-            slopes = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
-            phi = {
-                name: torch.add(value, slope, alpha=-_STEP_SIZE)
-                for (name, value), slope in zip(phi.items(), slopes, strict=True)
-            }
-        loss = setting.loss(setting.model(phi, query[0]), query[1])
-        return dict(zip(point, torch.autograd.grad(loss, list(point.values())), strict=True))
-
-    return gradient
-
-
-def _ours(setting: _Setting, gradient: Gradient) -> Gradient:
-    """The mean over all tasks, a chunk after the other, a thread a chunk; by torch's names, for comparison."""
-    cuts = [slice(start, start + setting.chunk) for start in range(0, setting.tasks, setting.chunk)]
-
-    def of_chunk(cut: slice) -> Params:
-        support, query = ((inputs[cut], targets[cut]) for inputs, targets in (setting.support, setting.query))
-        return gradient(setting.theta, support, query)
-
-    def of_all() -> Params:
-        return mean_of_sums(map_groups(of_chunk, cuts, torch.device("cpu")), setting.tasks)
-
-    return of_all
 
 
 def _difference(found: Params, plain: Params) -> float:

@@ -15,7 +15,7 @@ from metarl.few_shot.algorithms import family_for, find_algorithm, make_learner
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner
 from metarl.outer.adam import initial_moments
-from metarl.processor import single_threaded
+from metarl.processor import keep_freed_memory, single_threaded
 from metarl.reinforcement import MetaTrainConfig, PolicyMetaLearner, initial_state
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
@@ -77,6 +77,7 @@ def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
 
 @contextmanager
 def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
+    keep_freed_memory()
     with single_threaded():  # groups of tasks have a thread each
         yield FewShotMetaLearner(config.family, learner, config.train)
 

@@ -72,15 +72,14 @@ def choose_task_chunk(bytes_per_task: int, tasks: int, device: torch.device) -> 
         tasks: M.
         device: an accelerator takes all tasks at once, if they fit a tenth of its free memory.
     """
+    total = bytes_per_task * tasks
     if device.type == "cuda":
-        room = torch.cuda.mem_get_info(device)[0] // 10
-    elif device.type == "cpu":
-        room = _CHUNK_BYTES
-        if bytes_per_task * tasks > _ONE_THREAD_BYTES:
-            tasks = -(-tasks // processors())
+        groups = -(-total // (torch.cuda.mem_get_info(device)[0] // 10))
+    elif device.type == "cpu" and total > _ONE_THREAD_BYTES:
+        groups = -(-total // (_CHUNK_BYTES * processors())) * processors()  # as many for each processor
     else:
-        return tasks
-    return max(1, min(tasks, room // max(1, bytes_per_task)))
+        groups = 1
+    return max(1, -(-tasks // max(1, groups)))
 
 
 @contextmanager

@@ -153,10 +153,10 @@ def _adapting(
         estimate,
         init_eta or (lambda theta, generator: {}),
     )
-    return _compiled(learner) if config.compile else learner
+    return compile_learner(learner) if config.compile else learner
 
 
-def _compiled(learner: GradientLearner) -> GradientLearner:
+def compile_learner(learner: GradientLearner) -> GradientLearner:
     """The same with its meta-gradient compiled, which takes the number of the iteration for 0."""
     inner, estimate = learner.inner(learner.steps), learner.estimate
     fast = compile_function(lambda meta, data: estimate(inner, meta, data, 0))

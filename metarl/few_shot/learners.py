@@ -93,9 +93,9 @@ class GradientLearner(NamedTuple):
         def estimate(meta: Meta, group: TaskData[Examples]) -> tuple[Params, Params, Tensor]:
             return self.estimate(learner, meta, group, iteration)
 
-        return meta_gradient(estimate, meta, data, self._chunk(data.support[0].inputs, data.query.inputs))
+        return meta_gradient(estimate, meta, data, self.chunk(data.support[0].inputs, data.query.inputs))
 
-    def _chunk(self, *inputs: Tensor) -> int:
+    def chunk(self, *inputs: Tensor) -> int:
         """Tasks at once, for batches of these inputs."""
         largest = max(inputs, key=lambda each: each[0].numel())
         return self.task_chunk or _chunk(self.problem.model, tuple(largest.shape), largest.device)
@@ -114,7 +114,7 @@ class GradientLearner(NamedTuple):
             return torch.stack(found)
 
         with torch.no_grad():
-            size = self._chunk(support.inputs, inputs)
+            size = self.chunk(support.inputs, inputs)
             return torch.cat([answers(slice(start, start + size)) for start in range(0, len(inputs), size)], 1)
 
 

@@ -55,7 +55,21 @@ def meta_lstm(hidden_size: int) -> InnerRule:
 
 
 def initial_lstm(hidden_size: int, step_size: float, generator: torch.Generator) -> Params:
-    """Weights with which ``meta_lstm`` starts as gradient descent with ``step_size``, forgetting next to nothing."""
+    """Weights with which ``meta_lstm`` starts as gradient descent with ``step_size``, forgetting next to nothing.
+
+    Args:
+        hidden_size: of the first layer.
+        step_size: the input gate's, between 0 and 1.
+        generator: draws the small weights.
+
+    Raises:
+        ValueError: if no gate can be at ``step_size``.
+    """
+    if not 0.0 < step_size < 1.0:
+        raise ValueError(
+            "meta-lstm starts with its input gate at the inner step_size, which must be between 0 and 1, got "
+            f"{step_size}; try 0.01"
+        )
 
     def small(*shape: int) -> Tensor:
         return 0.01 * (2.0 * torch.rand(*shape, generator=generator) - 1.0)

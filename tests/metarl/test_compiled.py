@@ -36,6 +36,7 @@ def batch(seed: int, tasks: int = TASKS) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # Inductor's own use of torch.jit
 def test_a_compiled_meta_gradient_equals_the_eager_one_on_other_data_and_other_shapes():
     """Compiles twice: ten seconds each on a free processor."""
     compiled = compile_function(meta_gradient)

@@ -73,10 +73,11 @@ def test_keeping_memory_may_be_asked_for_twice():
     assert keep_freed_memory() == keep_freed_memory()
 
 
-def test_chunks_fill_a_cache_and_leave_no_processor_without_one(monkeypatch):
+def test_chunks_fit_a_cache_and_are_as_many_for_each_processor(monkeypatch):
     monkeypatch.setattr(processor, "processors", lambda: 2)
     chunk = partial(choose_task_chunk, device=torch.device("cpu"))
     assert chunk(2**21, 32) == 8  # 16 MiB
+    assert chunk(2**21, 33) == 6  # five chunks would leave a processor idle at the end
     assert chunk(2**21, 10) == 5  # one for each processor
     assert chunk(2**13, 25) == 25  # too little for two threads
     assert chunk(2**30, 4) == 1
