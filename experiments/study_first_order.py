@@ -57,7 +57,7 @@ class Setting:
     check_every: int
     """Iterations from one comparison of the two meta-gradients to the next."""
     check_tasks: int
-    """Validation tasks of a comparison, the same every time; more than a meta-batch, whose noise hides the direction."""
+    """Validation tasks of a comparison, always the same; more than a meta-batch, whose noise hides the direction."""
     test_tasks: int
 
 
