@@ -206,7 +206,7 @@ class Clock:
 
     def metrics(self, state: TrainState) -> Metrics:
         """Mean seconds of an iteration since the start, each phase's share, env steps per second if there are any."""
-        total = time.perf_counter() - self.started
+        total = max(time.perf_counter() - self.started, 1e-9)
         iterations, env_steps = state.iteration - self.since[0], state.env_steps - self.since[1]
         shares = {f"time/{phase}_share": seconds / total for phase, seconds in self.seconds.items()}
         times = {"time/iteration_s": total / max(iterations, 1)}

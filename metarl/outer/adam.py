@@ -47,6 +47,8 @@ class OptimizerConfig:
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"outer {name} must lie in [0, 1), got {getattr(self, name)}")
+        if not self.epsilon > 0.0:
+            raise ValueError(f"outer epsilon must be positive, got {self.epsilon}; 1e-8 is usual")
         if self.max_norm is not None and not self.max_norm > 0.0:
             raise ValueError(f"outer max_norm must be positive, got {self.max_norm}; leave it out for no limit")
 

@@ -32,13 +32,15 @@ def conjugate_gradient(
     residual = direction = target
     squared = inner(residual, residual)
     enough = tolerance * squared
+    going = torch.ones_like(squared, dtype=torch.bool)
     for _ in range(iterations):
         turned = product(direction)
         curvature = inner(direction, turned)
-        step = torch.where(curvature > 0.0, squared / curvature, 0.0)  # rounding, or A is not positive: go no further
+        going = going & (curvature > 0.0)  # rounding, or A is not positive: go no further
+        step = torch.where(going, squared / curvature, 0.0)
         solution = add_scaled(solution, direction, step)
         residual = add_scaled(residual, turned, -step)
-        previous, squared = squared, inner(residual, residual)
+        previous, squared = squared, torch.where(going, inner(residual, residual), 0.0)
         if not bool((squared > enough).any()):
             break
         direction = add_scaled(residual, direction, squared / previous.clamp(min=torch.finfo(squared.dtype).tiny))
