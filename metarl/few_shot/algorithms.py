@@ -224,7 +224,7 @@ def _meta_lstm(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
 
 
 def _synaptic(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
-    """Only the rule is learned; the weights that it changes stay where they were drawn."""
+    """Only the rule is learned; the weights that it changes, of tanh neurons, stay where they were drawn."""
 
     def estimate(
         learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], iteration: int
@@ -232,7 +232,8 @@ def _synaptic(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
         theta, eta, losses = through(learner, meta, data)
         return {name: torch.zeros_like(value) for name, value in theta.items()}, eta, losses
 
-    config = dataclasses.replace(config, net=dataclasses.replace(config.net, form="mlp", activation="tanh"))
+    net = dataclasses.replace(config.net, form="mlp", activation="tanh", batch_norm=False)
+    config = dataclasses.replace(config, net=net)
     learner = _adapting(
         family,
         config,
