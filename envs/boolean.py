@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,9 @@ class Boolean:
 
     Source: Bengio, Bengio and Cloutier 1991 (Learning a synaptic learning rule, IJCNN).
     """
+
+    query_is_support: ClassVar[bool] = True
+    """For ``metarl check``: that they coincide is meant."""
 
     functions: Functions = "all"
     """All 16, the 14 that a threshold unit computes, or XOR and XNOR."""

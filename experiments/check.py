@@ -17,6 +17,7 @@ from gymnasium.spaces import flatten
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
+from metarl.envs.data import DataError
 from metarl.policies.base import PolicyConfig
 from metarl.policies.make import make_policy
 from metarl.rollout.stepping import EnvironmentFault, SingleEnvs, VecEnv
@@ -81,19 +82,25 @@ def check_family(family: TaskFamily) -> list[Finding]:
         rules.append(("sample_test(rng, count) gives tasks that sample never gives, with the same spaces", _test_tasks))
     findings = []
     for what, rule in rules:
-        fault = _fault(rule, family)
+        fault = fault_of(rule, family)
         findings.append(Finding(what, fault))
         if fault is not None and rule in (_sampling, _making, _spaces, _numbers):
             break
     return findings
 
 
-def _fault(rule: Callable[[TaskFamily], None], family: TaskFamily) -> str | None:
+def fault_of(rule: Callable[[Any], None], family: Any) -> str | None:
+    """What a rule finds wrong with a family, or None.
+
+    Raises:
+        MissingPackage: if the family needs one.
+        DataError: if its data are missing or broken.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rule(family)
-    except MissingPackage:  # no fault of the family's
+    except (MissingPackage, DataError):  # no fault of the family's
         raise
     except Broken as broken:
         return str(broken)
@@ -109,10 +116,12 @@ def _draw(family: TaskFamily, seed: int, count: int = _TASKS) -> list[Task]:
 
 
 def _sampling(family: TaskFamily) -> None:
-    _check_draws("sample", family.sample)
+    check_draws("sample", family.sample)
 
 
-def _check_draws(name: str, sample: Sample) -> None:
+def check_draws(name: str, sample: Sample) -> None:
+    """Raise Broken unless as many tasks as asked for are drawn, from the generator given and from nothing else."""
+
     def draw(seed: int) -> list[Task]:
         return list(sample(np.random.default_rng(seed), _TASKS))
 
@@ -152,7 +161,7 @@ def _same_tasks(first: Sequence[Task], second: Sequence[Task]) -> bool:
 
 def _test_tasks(family: Any) -> None:
     """Of a family that ``SamplesTestTasks``."""
-    _check_draws("sample_test", family.sample_test)
+    check_draws("sample_test", family.sample_test)
     train = _draw(family, _SEED, _MANY)
     test = list(family.sample_test(np.random.default_rng(_SEED), _MANY))
     if _can_be_pickled([train, test]):

@@ -23,7 +23,7 @@ from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
-from metarl.experiments.runs import RunError, load_config
+from metarl.experiments.runs import CONFIG, RunError, load_config
 from metarl.few_shot.algorithms import ALGORITHMS, UnknownAlgorithm
 from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
 from metarl.rollout.stepping import EnvironmentFault
@@ -171,14 +171,17 @@ def evaluate(argv: Sequence[str]) -> int:
     from metarl.experiments.evaluate import EvaluateConfig, evaluate_run
     from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, evaluate_few_shot_run
 
-    kind: Any = EvaluateConfig
-    run: Any = evaluate_run
-    paths = [Path(argument) for argument in argv if not argument.startswith("-")][:1]
-    if paths and (paths[0] / "config.json").is_file() and kind_of(load_config(paths[0]).family) is FEW_SHOT:
-        kind, run = FewShotEvaluateConfig, evaluate_few_shot_run
-    directory, options = _directory_and_options("evaluate", kind, argv)
-    run(directory, options, console)
+    if _names_few_shot_run(argv):
+        evaluate_few_shot_run(*_directory_and_options("evaluate", FewShotEvaluateConfig, argv), console)
+    else:
+        evaluate_run(*_directory_and_options("evaluate", EvaluateConfig, argv), console)
     return 0
+
+
+def _names_few_shot_run(argv: Sequence[str]) -> bool:
+    """Whether the first run among the arguments is one of supervised tasks; decides which flags there are."""
+    runs = [Path(argument) for argument in argv if (Path(argument) / CONFIG).is_file()]
+    return bool(runs) and kind_of(load_config(runs[0]).family) is FEW_SHOT
 
 
 def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tuple[Path, Any]:
@@ -189,7 +192,9 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
             ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)),
         ],
     )
-    arguments: Any = tyro.cli(form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__)
+    arguments: Any = tyro.cli(
+        form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__, config=(tyro.conf.FlagConversionOff,)
+    )
     return arguments.directory, arguments.options
 
 
@@ -197,9 +202,13 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
 def render(argv: Sequence[str]) -> int:
     """``metarl render RUN_DIR [flags]``."""
     from metarl.experiments.render import RenderConfig, render_run
+    from metarl.experiments.render_few_shot import FewShotRenderConfig, render_few_shot_run
 
-    directory, options = _directory_and_options("render", RenderConfig, argv)
-    console.print(f"written to {render_run(directory, options)}", soft_wrap=True)
+    if _names_few_shot_run(argv):
+        path = render_few_shot_run(*_directory_and_options("render", FewShotRenderConfig, argv))
+    else:
+        path = render_run(*_directory_and_options("render", RenderConfig, argv))
+    console.print(f"written to {path}", soft_wrap=True)
     return 0
 
 
@@ -238,12 +247,13 @@ def results(argv: Sequence[str]) -> int:
 def check(argv: Sequence[str]) -> int:
     """``metarl check FAMILY``."""
     from metarl.experiments.check import check_family
+    from metarl.experiments.check_few_shot import check_few_shot_family
 
     parser = argparse.ArgumentParser(prog="metarl check", description="Does a task family keep the contract?")
     parser.add_argument("family", metavar="FAMILY")
     chosen, rest = parser.parse_known_args(argv)
     family = _run_config(preset_config(chosen.family), rest, "check").family
-    findings = check_family(family)
+    findings = check_few_shot_family(family) if kind_of(family) is FEW_SHOT else check_family(family)
     for finding in findings:
         mark = "[green]ok[/]" if finding.fault is None else "[red]wrong[/]"
         console.print(f"{mark} {escape(finding.what)}", soft_wrap=True)
@@ -254,13 +264,14 @@ def check(argv: Sequence[str]) -> int:
 
 @_reported
 def bench(argv: Sequence[str]) -> int:
-    """``metarl bench rollout|iteration|gradient FAMILY [flags]``."""
+    """``metarl bench rollout|iteration|gradient|few-shot FAMILY [flags]``."""
     from metarl.experiments import bench as benches
 
     kinds: dict[str, tuple[Any, Callable[[Any], object]]] = {
         "rollout": (benches.RolloutBench, benches.run_rollout_bench),
         "iteration": (benches.IterationBench, benches.run_iteration_bench),
         "gradient": (benches.GradientBench, benches.run_gradient_bench),
+        "few-shot": (benches.FewShotBench, benches.run_few_shot_bench),
     }
     parser = argparse.ArgumentParser(prog="metarl bench", description="Measure this machine and this code.")
     parser.add_argument("kind", choices=kinds)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from metarl.experiments.evaluate import EVALUATION
+from metarl.experiments.few_shot_scores import mean_and_interval, score_text, setting_of, setting_words, shown_steps
+from metarl.experiments.plot_few_shot import draw_evaluation
 from metarl.experiments.runs import Run, load_run, write_json
 from metarl.few_shot.meta_learner import judge
 from metarl.rollout.seeding import Stream, generator
+from metarl.tasks import FewShotFamily
+
+FIGURE = "evaluation.png"
+TASKS = {"classification": 600, "regression": 1000}
+"""Test tasks that are usual: 600 since Finn et al. 2017 (arXiv:1703.03400, app. A.1)."""
+REGRESSION_QUERIES = 100
+"""Query points of a task in regression, far more than in training: the error of a whole curve, not of a few points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +35,10 @@ class FewShotEvaluateConfig:
 
     steps: int = 10
     """Gradient steps K."""
-    tasks: int = 600
-    """Test tasks."""
+    tasks: int | None = None
+    """Test tasks; 600 of classification and 1000 of regression if left out."""
+    queries: int | None = None
+    """Query examples (of each class); 100 in regression, and in classification the run's own, if left out."""
     transductive: bool | None = None
     """Whether the queries of a task share their normalization statistics; the run's own choice if left out."""
     checkpoint: Literal["newest", "best"] = "newest"
@@ -36,82 +49,159 @@ class FewShotEvaluateConfig:
     """Of the tasks, in a stream that training does not use."""
 
     def __post_init__(self) -> None:
-        if self.tasks < 1:
-            raise ValueError(f"tasks must be at least 1, got {self.tasks}")
+        for name in ("tasks", "queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 def evaluate_few_shot_run(directory: Path, options: FewShotEvaluateConfig, console: Console) -> dict[str, Any]:
-    """Evaluate a run, print the table and write ``evaluation.json``.
+    """Evaluate a run, print the tables and write ``evaluation.json`` and ``evaluation.png``.
 
     Raises:
         RunError: if the directory is not a run.
         CheckpointError: if its checkpoint cannot be read.
+        ValueError: if its family has no number of queries to change.
     """
     run = load_run(directory, options.checkpoint)
-    result = summarize(run, options)
+    for complaint in run.complaints:
+        console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
+    with console.status("judging test tasks"):
+        result = summarize(run, options)
     console.print(table(result))
+    if result["variants"]:
+        console.print(variants_table(result))
+    else:
+        console.print(
+            f"other shots, ranges and noise: metarl evaluate {directory} --variants True", soft_wrap=True, style="dim"
+        )
     write_json(directory / EVALUATION, result)
-    console.print(f"written to {directory / EVALUATION}", soft_wrap=True)
+    draw_evaluation(result, directory / FIGURE)
+    console.print(f"written to {directory / EVALUATION} and {directory / FIGURE}", soft_wrap=True)
     return result
 
 
-def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
-    """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
-    train = run.config.train
-    transductive = train.transductive if options.transductive is None else options.transductive
-    families = {"": run.config.family, **(run.config.family.variants() if options.variants else {})}
-    found = {}
-    for name, family in families.items():
-        tasks = family.sample_test(generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
-        scores = judge(
-            family,
-            run.learner,
-            run.state.meta,
-            tasks,
-            steps=options.steps,
-            transductive=transductive,
-            device=train.device,
+def with_queries(family: FewShotFamily, queries: int | None) -> FewShotFamily:
+    """The family with the number of query examples that evaluation uses.
+
+    Raises:
+        ValueError: if a number is asked for and the family has no field ``queries``.
+    """
+    fields: list[str] = [item.name for item in dataclasses.fields(family)] if dataclasses.is_dataclass(family) else []
+    if queries is not None and "queries" not in fields:
+        raise ValueError(
+            f"queries can be told only of families that have a field of that name; {type(family).__name__} has none: "
+            "leave it out"
         )
-        found[name] = {key: {"mean": rows.mean(1).tolist(), "ci95": interval(rows)} for key, rows in scores.items()}
+    if queries is None and family.kind == "regression":
+        queries = REGRESSION_QUERIES
+    if queries is None or "queries" not in fields:
+        return family
+    changed: FewShotFamily = dataclasses.replace(family, queries=queries)  # type: ignore[type-var]
+    return changed
+
+
+def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
+    """Means over tasks with their 95 % intervals (Student's t), and how they came about.
+
+    A mean is null after a step that led a task to numbers that are not finite; ``diverged`` counts such tasks. Of a
+    learner without gradient steps there is one figure, and ``takes_steps`` is false.
+    """
+    train, kind = run.config.train, run.config.family.kind
+    family = with_queries(run.config.family, options.queries)
+    count = options.tasks or TASKS[kind]
+    transductive = train.transductive if options.transductive is None else options.transductive
+
+    def judged(family: FewShotFamily) -> dict[str, Any]:
+        return _judged(run, family, options, count, transductive)
+
+    own = judged(family)
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
         "algorithm": train.algorithm,
         "training_seed": train.seed,
+        "training_steps": train.inner.steps,
         "iteration": run.state.iteration,
         "checkpoint": options.checkpoint,
-        "tasks": options.tasks,
-        "steps": options.steps,
+        "tasks": count,
         "transductive": transductive,
-        "scores": found.pop(""),
-        "variants": found,
+        "takes_steps": options.steps == 0 or len(own["diverged"]) > 1,
+        **own,
+        "variants": {name: judged(each) for name, each in family.variants().items()} if options.variants else {},
         "seed": options.seed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 
-def interval(rows: np.ndarray) -> list[float]:
-    """Half the width of the 95 % interval of each row's mean."""
-    count = rows.shape[1]
-    with np.errstate(invalid="ignore", over="ignore"):  # what diverged has no interval
-        halves = stats.t.ppf(0.975, count - 1) * rows.std(1, ddof=1) / np.sqrt(count)
-    return [float(half) for half in halves]
+def _judged(
+    run: Run, family: FewShotFamily, options: FewShotEvaluateConfig, count: int, transductive: bool
+) -> dict[str, Any]:
+    """Shots, queries and scores of one family."""
+    tasks = family.sample_test(generator(options.seed, Stream.EVALUATION_TASKS), count)
+    shown = family.examples(tasks[:1])
+    ways, shots = setting_of(family, shown.support_inputs.shape[1])
+    scores = judge(
+        family,
+        run.learner,
+        run.state.meta,
+        tasks,
+        steps=options.steps,
+        transductive=transductive,
+        device=run.config.train.device,
+    )
+    return {"ways": ways, "shots": shots, "queries": shown.query_inputs.shape[1], **figures(scores)}
+
+
+def figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Scores ``[K + 1, M]`` as they stand in ``evaluation.json``; after 0 steps alone where steps change nothing."""
+    if all((rows == rows[:1]).all() for rows in scores.values()):
+        scores = {name: rows[:1] for name, rows in scores.items()}
+    diverged = ~np.all([np.isfinite(rows) for rows in scores.values()], axis=0)  # the logits' maximum may look fine
+    found = {}
+    for name, rows in scores.items():
+        pairs = [mean_and_interval(row) for row in np.where(diverged.any(1, keepdims=True), np.nan, rows)]
+        found[name] = {"mean": [mean for mean, _ in pairs], "ci95": [half for _, half in pairs]}
+    return {"scores": found, "diverged": diverged.sum(1).tolist()}
 
 
 def table(result: dict[str, Any]) -> Table:
     """Scores after 0..K gradient steps."""
-    how = "transductive" if result["transductive"] else "each query alone"
-    view = Table(title=f"{result['family']}, {result['algorithm']}: {result['tasks']} test tasks, {how}")
+    setting = setting_words(result["ways"], result["shots"])
+    how = "transductive" if result["transductive"] else "not transductive"
+    view = Table(
+        title=f"{result['family']} {setting}, {result['algorithm']}\n{result['tasks']} test tasks, {how}",
+        caption=f"{result['queries']} queries a task, "
+        + ("answered together" if result["transductive"] else "each answered alone"),
+        min_width=48,
+    )
     view.add_column("gradient steps", justify="right")
-    names = list(result["scores"])
-    for name in names:
-        view.add_column(name, justify="right")
-    for step in range(result["steps"] + 1):
-        cells = [
-            f"{result['scores'][name]['mean'][step]:.4f} ± {result['scores'][name]['ci95'][step]:.4f}" for name in names
-        ]
-        view.add_row(str(step), *cells)
+    for name in result["scores"]:
+        view.add_column(f"{name}, 95 % interval", justify="right")
+    for step, diverged in enumerate(result["diverged"]):
+        cells = [_cell(result, name, step) for name in result["scores"]]
+        count = f" on {diverged} tasks" if diverged else ""
+        view.add_row(str(step) if result["takes_steps"] else "takes none", *(f"{cell}{count}" for cell in cells))
     return view
+
+
+def variants_table(result: dict[str, Any]) -> Table:
+    """The main score of what training did not see, beside that of tasks as in training."""
+    main = next(iter(result["scores"]))
+    view = Table(title=f"{main} on {result['tasks']} test tasks of each variant", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view.add_column("test tasks", no_wrap=True)
+    last = len(result["diverged"]) - 1
+    steps = [step for step in shown_steps(last) if step != 5 or last == 5]  # so that 80 columns will do
+    for step in steps:
+        view.add_column(f"after {step}" if result["takes_steps"] else main, justify="right", no_wrap=True)
+    for name, each in {"as in training": result, **result["variants"]}.items():
+        view.add_row(name, *(_cell(each, main, step) for step in steps if step < len(each["diverged"])))
+    return view
+
+
+def _cell(judged: dict[str, Any], name: str, step: int) -> str:
+    columns = judged["scores"][name]
+    return score_text(name, columns["mean"][step], columns["ci95"][step])

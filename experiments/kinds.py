@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from metarl.engine import MetaLearner, TrainState
@@ -14,7 +15,7 @@ from metarl.few_shot.algorithms import family_for, find_algorithm, make_learner
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner
 from metarl.outer.adam import initial_moments
-from metarl.processor import single_threaded
+from metarl.processor import keep_freed_memory, single_threaded
 from metarl.reinforcement import MetaTrainConfig, PolicyMetaLearner, initial_state
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
@@ -36,6 +37,8 @@ class Kind(NamedTuple):
     """The ``RunConfig`` of the command line with what follows from its choices."""
     checkpoint_every: Callable[[Any], int]
     """Meta-iterations between checkpoints, from the algorithm's settings."""
+    pictures: Callable[[Any, Any, TrainState], Mapping[str, np.ndarray]]
+    """From a ``RunConfig``, what learns and its state to pictures for TensorBoard, ``[height, width, 3]``, by tags."""
     run_flags: tuple[str, ...]
     """Fields of ``RunConfig`` that have flags."""
     flat: bool
@@ -57,6 +60,7 @@ REINFORCEMENT = Kind(
     open=_open_policy,
     lower_is_better=lambda config: False,
     settle=lambda config: config,
+    pictures=lambda config, policy, state: {},
     checkpoint_every=lambda settings: 10,
     run_flags=("workers", *_RUN_FLAGS),
     flat=False,
@@ -73,6 +77,7 @@ def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
 
 @contextmanager
 def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
+    keep_freed_memory()
     with single_threaded():  # groups of tasks have a thread each
         yield FewShotMetaLearner(config.family, learner, config.train)
 
@@ -84,12 +89,19 @@ def _settle_few_shot(config: Any) -> Any:
     return dataclasses.replace(config, train=train, family=family_for(name, config.family))
 
 
+def _few_shot_pictures(config: Any, learner: Any, state: TrainState) -> Mapping[str, np.ndarray]:
+    from metarl.experiments.few_shot_pictures import pictures  # matplotlib is slow to import, and few need it
+
+    return pictures(config.family, learner, config.train, state.meta)
+
+
 FEW_SHOT = Kind(
     settings=FewShotConfig,
     prepare=_prepare_few_shot,
     open=_open_few_shot,
     lower_is_better=lambda config: config.family.kind == "regression",
     settle=_settle_few_shot,
+    pictures=_few_shot_pictures,
     checkpoint_every=lambda settings: 10 * settings.log_every,
     run_flags=_RUN_FLAGS,
     flat=True,

@@ -1,8 +1,7 @@
-"""``metarl plot``: learning curves, and the return against gradient steps, of one or more runs."""
+"""``metarl plot``: learning curves, and scores against gradient steps, of one or more runs."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,32 +15,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from scipy import stats
 
 from metarl.experiments.config import RunConfig
+from metarl.experiments.curves import LoadedRun, after, group_runs, learning_curve
 from metarl.experiments.evaluate import read_evaluation
+from metarl.experiments.kinds import FEW_SHOT, kind_of
+from metarl.experiments.plot_few_shot import check_evaluation, draw_few_shot_runs
 from metarl.experiments.runs import RunError, load_config, read_metrics
-from metarl.types import Metrics
-
-POINTS = 300
-"""Env steps at which the curves of several seeds are compared."""
-
-
-class LoadedRun(NamedTuple):
-    """What is plotted of one run."""
-
-    directory: Path
-    config: RunConfig
-    metrics: list[Metrics]
-    evaluation: dict[str, Any] | None
-    """Content of ``evaluation.json``, if there is one."""
-
-
-class Curve(NamedTuple):
-    """Mean and range over runs."""
-
-    env_steps: np.ndarray
-    """``[X]``."""
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 class Steps(NamedTuple):
@@ -56,7 +34,7 @@ class Steps(NamedTuple):
 
 
 def plot_runs(directories: Sequence[Path], *, output: Path | None = None) -> Path:
-    """Draw learning curves, and beside them the return against gradient steps of the runs that were evaluated.
+    """Draw learning curves, and beside them scores against gradient steps of the runs that were evaluated.
 
     Runs whose configurations differ in nothing but the seed and the length are drawn as one: their mean, and a band
     from the lowest to the highest. The interval on the right is over the seeds (Student's t) where there are several
@@ -71,29 +49,44 @@ def plot_runs(directories: Sequence[Path], *, output: Path | None = None) -> Pat
 
     Raises:
         RunError: if a directory is not a run, has logged nothing, or holds a damaged evaluation.
-        ValueError: if there is no directory.
+        ValueError: if there is no directory, or if the runs do not have one score in common.
     """
     if not directories:
         raise ValueError("plot needs at least one run directory, got none; 'metarl train' makes them under runs/")
-    groups = group_runs([_load(directory) for directory in directories])
+    runs = [_load(directory) for directory in directories]
+    draw = draw_few_shot_runs if _are_few_shot(runs) else _draw_returns
     output = output or directories[0] / "curves.png"
     figure = Figure(figsize=(12, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.45, 1.0))
-    palette = matplotlib.colormaps["tab10"]
-    for index, (name, runs) in enumerate(groups.items()):
-        _draw_learning(left, name, runs, palette(index % 10))
-        _draw_adaptation(right, name, runs, palette(index % 10))
-    _finish_left(left)
-    _finish_right(right, [run for runs in groups.values() for run in runs if run.evaluation is None])
+    draw(left, right, runs)
+    _say_left_out(right, [run for run in runs if run.evaluation is None])
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, format="png")
     return output
 
 
+def _are_few_shot(runs: Sequence[LoadedRun]) -> bool:
+    """Whether they are of supervised tasks.
+
+    Raises:
+        ValueError: if some are and some are not.
+    """
+    few_shot = [run.directory.name for run in runs if kind_of(run.config.family) is FEW_SHOT]
+    others = [run.directory.name for run in runs if kind_of(run.config.family) is not FEW_SHOT]
+    if few_shot and others:
+        raise ValueError(
+            f"runs in one figure must all be of reinforcement learning, as {others[0]} is, or all of few-shot "
+            f"learning, as {few_shot[0]} is: they have no score in common; plot them apart"
+        )
+    return bool(few_shot)
+
+
 def _load(directory: Path) -> LoadedRun:
     config, metrics, evaluation = load_config(directory), read_metrics(directory), read_evaluation(directory)
-    if evaluation is not None:
+    if kind_of(config.family) is FEW_SHOT:
+        check_evaluation(directory, evaluation)
+    elif evaluation is not None:
         lengths = [len(evaluation.get(name, ())) for name in ("mean_return", "ci95")]
         if lengths[0] != lengths[1] or lengths[0] == 0:
             raise RunError(
@@ -103,58 +96,19 @@ def _load(directory: Path) -> LoadedRun:
     return LoadedRun(directory, config, metrics, evaluation)
 
 
-def group_runs(runs: Sequence[LoadedRun]) -> dict[str, list[LoadedRun]]:
-    """Runs that differ in nothing but seed and length together, under a name that tells the groups apart."""
-    settings: list[RunConfig] = []
-    members: list[list[LoadedRun]] = []
-    for run in runs:
-        setting = _without_seed(run.config)
-        if setting not in settings:
-            settings.append(setting)
-            members.append([])
-        members[settings.index(setting)].append(run)
-    named: dict[str, list[LoadedRun]] = {}
-    for setting, group in zip(settings, members, strict=True):
-        name = setting.family_name if setting.preset == "default" else f"{setting.family_name} ({setting.preset})"
-        alike = [each for each in settings if (each.family_name, each.preset) == (setting.family_name, setting.preset)]
-        unique = name if len(alike) == 1 else f"{name}, {group[0].directory.name}"
-        while unique in named:
-            unique += "'"
-        named[unique] = group
-    return named
+def setting_name(config: RunConfig) -> str:
+    """The family, and its preset unless that is the default."""
+    return config.family_name if config.preset == "default" else f"{config.family_name} ({config.preset})"
 
 
-def _without_seed(config: RunConfig) -> RunConfig:
-    """The configuration without what may differ between the seeds of one setting."""
-    train = dataclasses.replace(config.train, seed=0, iterations=1)
-    return dataclasses.replace(config, train=train, minutes=None, checkpoint_every=1, keep_checkpoints=1)
-
-
-def learning_curve(runs: Sequence[Sequence[Metrics]], key: str) -> Curve:
-    """Mean, least and greatest over runs, as far as all of them got.
-
-    Args:
-        runs: the logged lines of each.
-        key: the metric; lines without it are left out.
-    """
-    drawn = []
-    for lines in runs:
-        pairs = [
-            (line["train/env_steps"], line[key])
-            for line in lines
-            if math.isfinite(line.get(key, math.nan)) and "train/env_steps" in line
-        ]
-        if pairs:
-            drawn.append(np.array(pairs).T)
-    if not drawn:
-        empty = np.empty(0)
-        return Curve(empty, empty, empty, empty)
-    if len(drawn) == 1:
-        env_steps, values = drawn[0]
-        return Curve(env_steps, values, values, values)
-    grid = np.linspace(max(each[0][0] for each in drawn), min(each[0][-1] for each in drawn), POINTS)
-    rows = np.stack([np.interp(grid, *each) for each in drawn])
-    return Curve(grid, rows.mean(0), rows.min(0), rows.max(0))
+def _draw_returns(left: Any, right: Any, runs: Sequence[LoadedRun]) -> None:
+    """Of reinforcement learning."""
+    palette = matplotlib.colormaps["tab10"]
+    for index, (name, group) in enumerate(group_runs(runs, setting_name).items()):
+        _draw_learning(left, name, group, palette(index % 10))
+        _draw_adaptation(right, name, group, palette(index % 10))
+    _finish_left(left)
+    _finish_right(right)
 
 
 def adaptation_steps(evaluations: Sequence[dict[str, Any]]) -> Steps:
@@ -178,17 +132,12 @@ def _draw_learning(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) 
         styles.append((steps, {"linewidth": 2.0}))
     for step, style in styles:
         curve = learning_curve(lines, f"train/return_after_{step}")
-        axes.plot(curve.env_steps, curve.mean, color=color, label=f"{name}, {after(step)}{seeds}", **style)
+        axes.plot(curve.x, curve.mean, color=color, label=f"{name}, {after(step)}{seeds}", **style)
         if len(runs) > 1:
-            axes.fill_between(curve.env_steps, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
     held_out = learning_curve(lines, f"held_out/return_after_{steps}")
-    if len(runs) == 1 and held_out.env_steps.size:
-        axes.plot(held_out.env_steps, held_out.mean, "o", color=color, markersize=4, label=f"{name}, held-out tasks")
-
-
-def after(step: int) -> str:
-    """The number of gradient steps in words."""
-    return "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+    if len(runs) == 1 and held_out.x.size:
+        axes.plot(held_out.x, held_out.mean, "o", color=color, markersize=4, label=f"{name}, held-out tasks")
 
 
 def _draw_adaptation(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) -> None:
@@ -221,17 +170,20 @@ def _finish_left(axes: Any) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _finish_right(axes: Any, left_out: Sequence[LoadedRun]) -> None:
+def _finish_right(axes: Any) -> None:
     axes.set(title="Adaptation: return on held-out tasks", xlabel="gradient steps", ylabel="return (sum of rewards)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
-    drawn = bool(axes.get_legend_handles_labels()[0])
-    if drawn:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False)
-    if left_out:
-        names = ", ".join(run.directory.name for run in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
-        note = f"not evaluated yet: {names}\n(metarl evaluate RUN_DIR)"
-        place = (0.02, 0.02, "left", "bottom") if drawn else (0.5, 0.5, "center", "center")
-        axes.text(
-            *place[:2], note, transform=axes.transAxes, ha=place[2], va=place[3], fontsize=8, color="0.4"
-        )  # fmt: skip
+
+
+def _say_left_out(axes: Any, left_out: Sequence[LoadedRun]) -> None:
+    """Name the runs without an evaluation."""
+    if not left_out:
+        return
+    names = ", ".join(run.directory.name for run in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+    note = f"not evaluated yet: {names}\n(metarl evaluate RUN_DIR)"
+    drawn = bool(axes.get_legend_handles_labels()[0])
+    place = (0.02, 0.02, "left", "bottom") if drawn else (0.5, 0.5, "center", "center")
+    axes.text(*place[:2], note, transform=axes.transAxes, ha=place[2], va=place[3], fontsize=8, color="0.4")

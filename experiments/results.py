@@ -13,6 +13,7 @@ import numpy as np
 
 from metarl.checkpoints import write_atomically
 from metarl.experiments.evaluate import EVALUATION, read_evaluation
+from metarl.experiments.results_few_shot import FewShotRow, few_shot_cells, few_shot_rows, is_few_shot
 from metarl.experiments.runs import CONFIG, RunError, read_json, read_metrics
 from metarl.types import Metrics
 
@@ -20,7 +21,8 @@ RESULTS = "results.json"
 CURVES = "curves.csv"
 _FEW_STEPS = 4
 """Returns of runs that were evaluated after more than three steps are shown as totals."""
-_COLUMNS = ("iteration", "train/env_steps", "outer/kl_nats", "outer/fisher_cosine", "time/iteration_s")
+_COLUMNS = ("iteration", "train/env_steps", "outer/kl_nats", "outer/fisher_cosine", "outer/loss", "time/iteration_s")
+_SCORES = ("return", "success", "accuracy", "loss", "mse")
 
 
 class Row(NamedTuple):
@@ -58,9 +60,9 @@ def keep_results(directory: Path, folder: Path) -> Path:
 
 
 def _curves(lines: Sequence[Metrics]) -> str:
-    """Returns, success where it is told, and a few figures of each iteration as CSV."""
+    """Returns, success where it is told, or scores of examples, and a few figures of each iteration as CSV."""
     names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = [name for name in names if name in _COLUMNS or "return_after" in name or "success_after" in name]
+    columns = [name for name in names if name in _COLUMNS or any(f"{score}_after" in name for score in _SCORES)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -69,21 +71,25 @@ def _curves(lines: Sequence[Metrics]) -> str:
     return text.getvalue()
 
 
-def rows(directories: Iterable[Path]) -> list[Row]:
-    """Runs of one family and preset together, in the order in which they come.
+def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:
+    """Runs of one family and preset, or of one few-shot setting, together, in the order in which they come.
 
     Raises:
         RunError: if a run has no evaluation.
     """
     groups: dict[tuple[str, str], list[tuple[dict[str, Any], float]]] = {}
+    few_shot: list[tuple[dict[str, Any], float]] = []
     for directory in directories:
         evaluation = read_evaluation(directory)
         if evaluation is None:
             raise RunError(f"{directory} has no {EVALUATION}; run 'metarl evaluate {directory}' first")
         summary = read_json(directory / RESULTS)
-        key = evaluation["family"], evaluation["preset"]
-        groups.setdefault(key, []).append((evaluation, float(summary["training_minutes"])))
-    return [
+        minutes = float(summary["training_minutes"])
+        if is_few_shot(evaluation):
+            few_shot.append((evaluation, minutes))
+            continue
+        groups.setdefault((evaluation["family"], evaluation["preset"]), []).append((evaluation, minutes))
+    returns = [
         Row(
             family,
             preset,
@@ -95,13 +101,26 @@ def rows(directories: Iterable[Path]) -> list[Row]:
         )
         for (family, preset), runs in groups.items()
     ]
+    return [*returns, *few_shot_rows(few_shot)]
 
 
-def markdown(table: Sequence[Row]) -> str:
-    """The tables of the README: mean over seeds, and each seed's return after one step; totals where steps are many."""
-    few = [row for row in table if row.returns.shape[1] <= _FEW_STEPS]
-    many = [row for row in table if row.returns.shape[1] > _FEW_STEPS]
-    return "\n\n".join(part for part in (_by_step(few), _totals(many)) if part)
+def markdown(table: Sequence[Row | FewShotRow]) -> str:
+    """The tables of the README: mean over seeds, and each seed's return after one step; totals where steps are many;
+    scores of few-shot runs with their intervals."""
+    returns = [row for row in table if isinstance(row, Row)]
+    few = [row for row in returns if row.returns.shape[1] <= _FEW_STEPS]
+    many = [row for row in returns if row.returns.shape[1] > _FEW_STEPS]
+    scores = _scores([row for row in table if isinstance(row, FewShotRow)])
+    return "\n\n".join(part for part in (_by_step(few), _totals(many), scores) if part)
+
+
+def _scores(table: Sequence[FewShotRow]) -> str:
+    if not table:
+        return ""
+    headings, lines = few_shot_cells(table)
+    place = headings.index("seeds") + 1
+    cells = [[*line[:place], _minutes(row.minutes), *line[place:]] for row, line in zip(table, lines, strict=True)]
+    return "\n".join([*_head(*headings[:place], "minutes each", *headings[place:]), *(_line(*each) for each in cells)])
 
 
 def _by_step(table: Sequence[Row]) -> str:
@@ -129,9 +148,12 @@ def _totals(table: Sequence[Row]) -> str:
 
 
 def _run_cells(row: Row) -> list[str]:
-    least, most = f"{min(row.minutes):.1f}", f"{max(row.minutes):.1f}"
-    minutes = least if len(row.minutes) == 1 else f"{least} to {most}"
-    return [f"`{row.family}`", row.preset, ", ".join(str(seed) for seed in row.seeds), minutes]
+    return [f"`{row.family}`", row.preset, ", ".join(str(seed) for seed in row.seeds), _minutes(row.minutes)]
+
+
+def _minutes(each: Sequence[float]) -> str:
+    least, most = f"{min(each):.1f}", f"{max(each):.1f}"
+    return least if len(each) == 1 else f"{least} to {most}"
 
 
 def _head(*names: str) -> list[str]:

@@ -87,11 +87,11 @@ def read_metrics(directory: Path) -> list[Metrics]:
     """What each meta-iteration logged.
 
     Raises:
-        RunError: if the directory is not a run or has logged nothing.
+        RunError: if the directory is not a run, or has logged nothing though it trains.
     """
-    load_config(directory)
+    config = load_config(directory)
     lines = read_log(directory)
-    if not lines:
+    if not lines and config.train.iterations:
         raise RunError(f"{directory} has logged no iteration yet")
     return lines
 

@@ -30,7 +30,7 @@ from rich.console import Console
 import metarl.envs  # noqa: F401  registers the families
 from metarl.engine import Clock, TrainState
 from metarl.experiments.config import RunConfig
-from metarl.experiments.evaluate_few_shot import interval
+from metarl.experiments.few_shot_scores import mean_and_interval
 from metarl.experiments.kinds import kind_of
 from metarl.experiments.measure import machine
 from metarl.few_shot.algorithms import make_learner
@@ -153,7 +153,7 @@ def train_and_judge(study: Study, activation: ModelActivation, method: str, seed
     after = config.train.inner.steps
     return {
         "score": float(rows[after].mean()),
-        "ci95": interval(rows)[after],
+        "ci95": mean_and_interval(rows[after])[1],
         "by_step": rows.mean(1).tolist(),
         "cosines": cosines,
         "losses": curve,

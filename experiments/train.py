@@ -34,6 +34,9 @@ from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.types import Metrics
 
+_DRAWING = 0.03
+"""Share of a run's time that may go into pictures."""
+
 
 def start(config: RunConfig, directory: Path, console: Console) -> TrainState:
     """Train a new run in ``directory``.
@@ -73,6 +76,7 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
         _progress(console) as progress,
     ):
         log.text("configuration", "```json\n" + to_json(config).decode() + "\n```")
+        pictures = _Pictures(config, learner, log)
         bar = progress.add_task("", total=config.train.iterations, completed=state.iteration, scores="")
         for iteration in meta_train(meta_learner, config.train, state):
             state = iteration.state
@@ -82,6 +86,7 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
                 progress.update(bar, completed=state.iteration, scores=_main(iteration.scores))
                 _say(iteration, config, console)
                 score = _score(config, iteration.held_out)
+                pictures.draw(iteration)
             last = bool(asked) or time.monotonic() > deadline or state.iteration == config.train.iterations
             if last or state.iteration % config.checkpoint_every == 0 or score > best:
                 save_checkpoint(
@@ -141,6 +146,26 @@ def stop_on_signals(console: Console) -> Iterator[list[int]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class _Pictures:
+    """What TensorBoard shows of held-out tasks, drawn so seldom that training is hardly slower for it."""
+
+    def __init__(self, config: RunConfig, learner: Any, log: RunLog) -> None:
+        self._config, self._learner, self._log = config, learner, log
+        self._started, self._seconds = time.monotonic(), 0.0
+
+    def draw(self, iteration: Iteration) -> None:
+        """Draw if held-out tasks were looked at, unless drawing took more than its share of the time."""
+        before = time.monotonic()
+        last = iteration.state.iteration == self._config.train.iterations
+        affordable = self._seconds <= _DRAWING * (before - self._started)
+        if iteration.held_out is None or not (affordable or last):
+            return
+        drawn = kind_of(self._config.family).pictures(self._config, self._learner, iteration.state)
+        for tag, pixels in drawn.items():
+            self._log.image(tag, pixels, iteration.state.iteration)
+        self._seconds += time.monotonic() - before
 
 
 class _Rate(ProgressColumn):

@@ -157,6 +157,30 @@ def conv_model(
     return Model(init, features, *_linear_head(_BLOCKS), feature_size)
 
 
+def saved_bytes(model: Model, theta: Params, inputs: Tensor) -> int:
+    """Memory that one forward pass keeps for its gradient, parameters and inputs left out.
+
+    Args:
+        model: the network.
+        theta: its parameters, without a task axis.
+        inputs: of one task, ``[1, N, ...]``.
+    """
+    phi = {name: value.detach().unsqueeze(0).requires_grad_() for name, value in theta.items()}
+    given = {value.untyped_storage().data_ptr() for value in (inputs, *phi.values())}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        outputs = model(phi, inputs)
+    del outputs
+    return sum(kept.values())
+
+
 def _conv_block(
     inputs: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *, form: ConvForm, activation: ModelActivation
 ) -> Tensor:

@@ -17,6 +17,9 @@ from threadpoolctl import ThreadpoolController
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _KEEP = 2**31 - 1
 
+_CHUNK_BYTES = 2**24
+_ONE_THREAD_BYTES = 2**21
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -54,6 +57,29 @@ def map_groups(function: Callable[[Item], Result], groups: Sequence[Item], devic
         if len(groups) == 1 or processors() == 1:
             return [function(group) for group in groups]
         return list(_pool().map(function, groups))
+
+
+def choose_task_chunk(bytes_per_task: int, tasks: int, device: torch.device) -> int:
+    """Tasks whose meta-gradient is taken at once, one group of ``map_groups``.
+
+    On two cores with 32 MiB of shared cache, Omniglot's meta-gradient over 32 tasks (2 MiB a task; times relative to
+    the best) takes 1.4 with chunks of 2 tasks, where most of the time goes into starting operations, and 1.0 with 4, 8
+    and 16; on one core chunks of 1, 2, 4, 8 take 1.8, 1.3, 1.1, 1.0. So chunks are as large as a cache holds, but
+    there is one for every processor, unless the work is so little that a thread costs more than it does.
+
+    Args:
+        bytes_per_task: what one forward pass of one task keeps for its gradient; see ``models.saved_bytes``.
+        tasks: M.
+        device: an accelerator takes all tasks at once, if they fit a tenth of its free memory.
+    """
+    total = bytes_per_task * tasks
+    if device.type == "cuda":
+        groups = -(-total // (torch.cuda.mem_get_info(device)[0] // 10))
+    elif device.type == "cpu" and total > _ONE_THREAD_BYTES:
+        groups = -(-total // (_CHUNK_BYTES * processors())) * processors()  # as many for each processor
+    else:
+        groups = 1
+    return max(1, -(-tasks // max(1, groups)))
 
 
 @contextmanager

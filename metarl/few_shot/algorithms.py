@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.compiled import compile_function
 from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.learners import (
@@ -130,12 +131,6 @@ def make_model(family: FewShotFamily, config: FewShotConfig, outputs: int | None
 _LOSSES = {"classification": cross_entropy, "regression": squared_error}
 
 
-def _task_chunk(config: FewShotConfig, model: Model) -> int:
-    if config.task_chunk:
-        return config.task_chunk
-    return 1_000_000 if model.feature_size <= 40 else 4
-
-
 def _adapting(
     family: FewShotFamily,
     config: FewShotConfig,
@@ -149,15 +144,23 @@ def _adapting(
     """MAML with what is named changed."""
     model, size = make_model(family, config), config.inner.step_size
     problem = SupervisedProblem(model, _LOSSES[family.kind], model.head_names if head_only else None)
-    return GradientLearner(
+    learner = GradientLearner(
         problem,
         rule or (lambda step: sgd(size)),
         config.inner.steps,
         first_order,
-        _task_chunk(config, model),
+        config.task_chunk,
         estimate,
         init_eta or (lambda theta, generator: {}),
     )
+    return compile_learner(learner) if config.compile else learner
+
+
+def compile_learner(learner: GradientLearner) -> GradientLearner:
+    """The same with its meta-gradient compiled, which takes the number of the iteration for 0."""
+    inner, estimate = learner.inner(learner.steps), learner.estimate
+    fast = compile_function(lambda meta, data: estimate(inner, meta, data, 0))
+    return learner._replace(estimate=lambda inner, meta, data, iteration: fast(meta, data))
 
 
 def _maml(family: FewShotFamily, config: FewShotConfig, *, first_order: bool = False) -> FewShotLearner:

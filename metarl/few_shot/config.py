@@ -119,6 +119,11 @@ class FewShotConfig:
         for name in ("iterations", "held_out_every", "seed", "task_chunk"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.compile and self.inner.multi_step_iterations:
+            raise ValueError(
+                "a compiled meta-gradient is the same in every iteration, so multi_step_iterations must be 0 with "
+                f"--compile, got {self.inner.multi_step_iterations}"
+            )
         try:
             torch.device(self.device)
         except RuntimeError as error:

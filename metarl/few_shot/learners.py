@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,8 +16,9 @@ from metarl.inner.adapt import Learner, inner_step, unadapted
 from metarl.inner.rules import InnerRule
 from metarl.inner.supervised_problem import ExamplesProblem, SupervisedLearner
 from metarl.losses import cross_entropy
-from metarl.models import Model
+from metarl.models import Model, saved_bytes
 from metarl.outer.meta_gradients import MetaGradient, meta_gradient, through
+from metarl.processor import choose_task_chunk
 from metarl.trees import expand, gradients, leaves, map_examples
 from metarl.types import Examples, Meta, Params, TaskData
 
@@ -69,6 +71,7 @@ class GradientLearner(NamedTuple):
     """In training."""
     first_order: bool
     task_chunk: int
+    """Tasks differentiated together; 0 to choose."""
     estimate: EstimateAt
     """The meta-gradient."""
     init_eta: Callable[[Params, torch.Generator], Params]
@@ -90,7 +93,12 @@ class GradientLearner(NamedTuple):
         def estimate(meta: Meta, group: TaskData[Examples]) -> tuple[Params, Params, Tensor]:
             return self.estimate(learner, meta, group, iteration)
 
-        return meta_gradient(estimate, meta, data, self.task_chunk)
+        return meta_gradient(estimate, meta, data, self.chunk(data.support[0].inputs, data.query.inputs))
+
+    def chunk(self, *inputs: Tensor) -> int:
+        """Tasks at once, for batches of these inputs."""
+        largest = max(inputs, key=lambda each: each[0].numel())
+        return self.task_chunk or _chunk(self.problem.model, tuple(largest.shape), largest.device)
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""
@@ -106,8 +114,14 @@ class GradientLearner(NamedTuple):
             return torch.stack(found)
 
         with torch.no_grad():
-            starts = range(0, len(inputs), self.task_chunk)
-            return torch.cat([answers(slice(start, start + self.task_chunk)) for start in starts], 1)
+            size = self.chunk(support.inputs, inputs)
+            return torch.cat([answers(slice(start, start + size)) for start in range(0, len(inputs), size)], 1)
+
+
+@lru_cache(maxsize=32)
+def _chunk(model: Model, shape: tuple[int, ...], device: torch.device) -> int:
+    inputs = torch.zeros(1, *shape[1:])
+    return choose_task_chunk(saved_bytes(model, model.init(torch.Generator()), inputs), shape[0], device)
 
 
 def answer(model: Model, phi: Params, support: Tensor, queries: Tensor, transductive: bool) -> Tensor:

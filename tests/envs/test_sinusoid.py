@@ -14,8 +14,8 @@ import metarl
 from metarl.envs import Sinusoid
 from metarl.tasks import FewShotFamily
 
-ROW = [2.0, math.pi / 2.0, 0.0, math.pi / 2.0, math.pi, 1.0]
-"""Amplitude 2, phase a quarter turn, one support and two query points, one number for noise."""
+ROW = [2.0, math.pi / 2.0, 0.0, math.pi / 2.0, math.pi, 1.0, -2.0]
+"""Amplitude 2, phase a quarter turn, one support and two query points, noise on the target and on the input."""
 
 
 def test_a_curve_by_hand():
@@ -32,6 +32,14 @@ def test_noise_moves_support_targets_by_its_standard_deviation_and_leaves_the_qu
     noisy = Sinusoid(shots=1, queries=2, noise=0.5).examples(np.array([ROW]))
     assert_allclose(noisy.support_targets - clean.support_targets, [[[0.5]]])
     assert_array_equal(noisy.query_targets, clean.query_targets)
+
+
+def test_noise_on_inputs_moves_what_is_seen_of_the_support_and_no_target():
+    clean = Sinusoid(shots=1, queries=2).examples(np.array([ROW]))
+    noisy = Sinusoid(shots=1, queries=2, input_noise=0.5).examples(np.array([ROW]))
+    assert_allclose(noisy.support_inputs - clean.support_inputs, [[[-1.0]]])
+    assert_array_equal(noisy.support_targets, clean.support_targets)
+    assert_array_equal(noisy.query_inputs, clean.query_inputs)
 
 
 def test_the_oracle_sees_amplitude_and_phase_beside_x():
@@ -68,7 +76,7 @@ def test_the_same_generator_gives_the_same_tasks_and_another_others():
     assert (family.sample(np.random.default_rng(3), 4) != family.sample(np.random.default_rng(4), 4)).all()
 
 
-@pytest.mark.parametrize("name", ["5 shots", "20 shots", "noise 0.5"])
+@pytest.mark.parametrize("name", ["1 shot", "20 shots", "label noise 0.5", "input noise 0.5"])
 def test_variants_of_shots_and_noise_are_judged_on_the_same_curves_and_points(name):
     family = Sinusoid()
     pair = [each.examples(each.sample_test(np.random.default_rng(0), 3)) for each in (family, family.variants()[name])]
@@ -79,7 +87,7 @@ def test_variants_of_shots_and_noise_are_judged_on_the_same_curves_and_points(na
 def test_variants_draw_from_ranges_that_training_never_saw():
     variants = Sinusoid().variants()
     rng = np.random.default_rng(0)
-    assert [variants[f"{count} shots"].shots for count in (5, 10, 20)] == [5, 10, 20]
+    assert [variants[f"{count} shots"].shots for count in (2, 5, 10, 20)] == [2, 5, 10, 20]
     assert variants["amplitude 5 to 10"].sample_test(rng, 100)[:, 0].min() >= 5.0
     assert variants["phase pi to 2 pi"].sample_test(rng, 100)[:, 1].min() >= math.pi
     assert all(variant.queries == 10 for variant in variants.values())
@@ -112,7 +120,9 @@ def test_impossible_values_are_refused():
         Sinusoid(amplitude_low=6.0)
     with pytest.raises(ValueError, match=r"noise must be finite and at least 0; got -0\.1"):
         Sinusoid(noise=-0.1)
-    with pytest.raises(ValueError, match=r"shape \[M, 32\] with M >= 1 .* got shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"input_noise must be finite and at least 0; got -1\.0"):
+        Sinusoid(input_noise=-1.0)
+    with pytest.raises(ValueError, match=r"shape \[M, 42\] with M >= 1 .* got shape \(1, 3\)"):
         Sinusoid().examples(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="count must be a whole number of at least 1; got 0"):
         Sinusoid().sample(np.random.default_rng(0), 0)

@@ -14,7 +14,8 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 import metarl.envs  # noqa: F401
-from metarl.experiments.plot import LoadedRun, adaptation_steps, group_runs, learning_curve, plot_runs
+from metarl.experiments.curves import LoadedRun, group_runs, learning_curve
+from metarl.experiments.plot import adaptation_steps, plot_runs, setting_name
 from metarl.experiments.presets import preset_config
 from metarl.experiments.runs import RunError, create_run
 
@@ -51,7 +52,7 @@ def test_curve_of_two_seeds_is_their_mean_and_range_where_both_have_been():
         [{"train/env_steps": 50.0, "r": 1.0}, {"train/env_steps": 250.0, "r": 5.0}],
     ]
     curve = learning_curve(runs, "r")
-    assert (curve.env_steps[0], curve.env_steps[-1]) == (50.0, 100.0)
+    assert (curve.x[0], curve.x[-1]) == (50.0, 100.0)
     assert_allclose([curve.low[0], curve.mean[0], curve.high[0]], [1.0, 3.0, 5.0])
     assert_allclose([curve.low[-1], curve.mean[-1], curve.high[-1]], [2.0, 6.0, 10.0])
 
@@ -64,7 +65,7 @@ def test_lines_that_lack_the_metric_or_are_not_finite_are_left_out():
         {"train/env_steps": 4.0, "r": 6.0},
     ]
     curve = learning_curve([lines], "r")
-    assert curve.env_steps.tolist() == [1.0, 4.0]
+    assert curve.x.tolist() == [1.0, 4.0]
     assert curve.mean.tolist() == [2.0, 6.0]
 
 
@@ -87,7 +88,7 @@ def test_interval_of_one_run_is_the_one_over_its_tasks():
 def test_only_runs_that_differ_in_nothing_but_seed_and_length_are_averaged():
     configs = {"a": seeded(1), "b": seeded(2, iterations=7), "c": seeded(1, meta_batch_size=3)}
     runs = [LoadedRun(Path(name), config, [], None) for name, config in configs.items()]
-    groups = group_runs(runs)
+    groups = group_runs(runs, setting_name)
     members = [[run.directory.name for run in group] for group in groups.values()]
     assert members == [["a", "b"], ["c"]]
     assert list(groups) == ["navigation-2d, a", "navigation-2d, c"]

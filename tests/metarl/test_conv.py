@@ -19,6 +19,12 @@ every_size = pytest.mark.parametrize(
 shared_or_not = pytest.mark.parametrize("tasks", [1, TASKS], ids=["shared", "each_its_own"])
 
 
+@pytest.fixture(params=[0, 10**9], ids=["torch_s_own", "of_patches"])
+def either_way(request, monkeypatch):
+    """Large images or small ones, whatever their size."""
+    monkeypatch.setattr(conv, "LARGE_IMAGE", request.param)
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -27,6 +33,7 @@ def task_of(values: Tensor, task: int) -> Tensor:
     return values[0 if len(values) == 1 else task]
 
 
+@pytest.mark.usefixtures("either_way")
 @every_stride
 @every_size
 @shared_or_not
@@ -39,11 +46,12 @@ def test_a_convolution_equals_torch_s_of_each_task(stride, size, tasks):
         assert_close(found[task].permute(0, 3, 1, 2), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("either_way")
 @every_stride
-@every_size
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 5)])
 @shared_or_not
 def test_derivatives_of_a_convolution_are_right_to_second_order(stride, size, tasks):
-    inputs, weight = normal(2, EXAMPLES, *size, 2), normal(min(tasks, 2), 3, 3, 2, 2, seed=1)
+    inputs, weight = normal(2, EXAMPLES, *size, INPUTS), normal(min(tasks, 2), 3, 3, INPUTS, 2, seed=1)
     arguments = (inputs.requires_grad_(), weight.requires_grad_())
     assert torch.autograd.gradcheck(lambda *each: conv.convolve(*each, stride=stride), arguments, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda *each: conv.convolve(*each, stride=stride), arguments, fast_mode=True)

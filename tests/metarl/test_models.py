@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from metarl.models import Model, conv_model, mlp_model
+from metarl.models import Model, conv_model, mlp_model, saved_bytes
 from metarl.trees import add_scaled, expand, gradients, leaves
 from metarl.types import Params
 
@@ -198,3 +198,9 @@ def test_inputs_without_further_axes_are_single_numbers():
 def test_impossible_networks_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_forward_pass_keeps_the_hidden_values_of_a_perceptron():
+    """Both layers' inputs: the second's are the first's activations, 7 x 4 numbers of 8 bytes."""
+    model = mlp_model((3, 4, 2))
+    assert saved_bytes(model, fresh(model), normal(1, 7, 3)) == 7 * 4 * 8

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 
 import pytest
 import torch
 
-from metarl.processor import keep_freed_memory, map_groups, processors, single_threaded
+from metarl import processor
+from metarl.processor import choose_task_chunk, keep_freed_memory, map_groups, processors, single_threaded
 
 CPU = torch.device("cpu")
 
@@ -69,3 +71,14 @@ def test_a_process_bound_to_one_processor_uses_one():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_keeping_memory_may_be_asked_for_twice():
     assert keep_freed_memory() == keep_freed_memory()
+
+
+def test_chunks_fit_a_cache_and_are_as_many_for_each_processor(monkeypatch):
+    monkeypatch.setattr(processor, "processors", lambda: 2)
+    chunk = partial(choose_task_chunk, device=torch.device("cpu"))
+    assert chunk(2**21, 32) == 8  # 16 MiB
+    assert chunk(2**21, 33) == 6  # five chunks would leave a processor idle at the end
+    assert chunk(2**21, 10) == 5  # one for each processor
+    assert chunk(2**13, 25) == 25  # too little for two threads
+    assert chunk(2**30, 4) == 1
+    assert chunk(0, 4) == 4

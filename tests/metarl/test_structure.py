@@ -15,9 +15,9 @@ FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "experiments": "metarl.exp
 """Folders of the repository and the packages that they are installed as."""
 
 ORDER = [
-    "types", "trees", "linear", "tasks", "plugins", "spaces", "mlp_kernels", "nets", "conv", "models", "processor",
-    "policies", "losses", "rollout", "inner", "outer", "variants", "engine",
-    "reinforcement", "few_shot", "logs", "checkpoints",
+    "types", "trees", "linear", "tasks", "plugins", "spaces", "mlp_kernels", "nets", "conv", "models", "compiled",
+    "processor", "policies", "losses", "rollout", "inner", "outer", "variants", "engine", "reinforcement", "few_shot",
+    "logs", "checkpoints",
 ]  # fmt: skip
 """Modules and packages of the engine; each imports only those before it, and itself."""
 

@@ -1,0 +1,42 @@
+"""The contenders of the few-shot benchmark take the same meta-gradient."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from metarl.experiments.bench_few_shot import FewShotBench, run_few_shot_bench
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+@pytest.mark.parametrize("problem", ["sinusoid", "omniglot"])
+def test_ours_and_the_plain_loop_take_the_same_meta_gradient(problem):
+    config = FewShotBench(problem=problem, tasks=3, inner_steps=2, chunk=2, repeats=1, libraries=False)
+    figures = run_few_shot_bench(config, console())["figures"]
+    assert figures["difference_from_plain"]["metarl"] < 1e-3
+    assert figures["difference_from_plain"]["plain loop over tasks"] == 0.0
+
+
+def test_every_contender_is_timed_in_every_repetition_and_the_report_is_written(tmp_path):
+    out = console()
+    config = FewShotBench(
+        problem="sinusoid", tasks=2, repeats=3, libraries=False, json_file=tmp_path / "new" / "f.json"
+    )
+    report = run_few_shot_bench(config, out)
+    assert json.loads((tmp_path / "new" / "f.json").read_text()) == report
+    assert report["sizes"] == {"tasks": 2, "inner_steps": 1, "support": [10, 1], "query": [10, 1], "chunk": 2}
+    for name in ("metarl", "plain loop over tasks"):
+        assert report["figures"]["seconds"][name]["min"] > 0.0
+        assert name[:10] in out.file.getvalue()
+    assert report["figures"]["times_faster_than_plain"]["plain loop over tasks"]["median"] == 1.0
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="inner_steps must be at least 1"):
+        FewShotBench(problem="sinusoid", inner_steps=0)
