@@ -89,6 +89,26 @@ def suitable(name: str, family: FewShotFamily) -> bool:
     return family.kind in ALGORITHMS[name].kinds and all(hasattr(family, each) for each in ALGORITHMS[name].family)
 
 
+@pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if row.compiles])
+def test_what_is_traced_for_the_compiler_is_the_same_meta_gradient_on_other_data(waves, monkeypatch, name):
+    """Without the compiler: the traced operations themselves are run."""
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, examples: graph)
+    config = replace(config_of(name, NetConfig(hidden=(6,), batch_norm=True)), task_chunk=TASKS)
+    plain, traced = (make_learner(waves(), replace(config, compile=way)) for way in (False, True))
+    meta = start(plain)
+    for seed in (0, 1):
+        data = few_shot_data(waves(), waves().sample(np.random.default_rng(seed), TASKS), 2, "cpu")
+        found, expected = (each.meta_gradient(meta, data, 0) for each in (traced, plain))
+        assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        meta = meta._replace(theta={key: value + 0.1 for key, value in meta.theta.items()})
+
+
+@pytest.mark.parametrize("name", ["imaml", "pretrain"])
+def test_what_cannot_be_compiled_is_refused(waves, name):
+    with pytest.raises(UnsuitableAlgorithm, match=f"{name} is not compiled .maml, fomaml, .* leave --compile out"):
+        make_learner(waves(), replace(config_of(name), compile=True))
+
+
 @pytest.mark.parametrize("kind", ["waves", "blobs"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_learns_from_the_families_that_suit_it_and_refuses_the_others(request, kind, name):
