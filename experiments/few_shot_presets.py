@@ -18,13 +18,15 @@ def _sinusoid(algorithm: str, *, iterations: int = 20_000, **changes: Any) -> Ca
 
 _OMNIGLOT = FewShotConfig(
     inner=FewShotInnerConfig(step_size=0.4),
+    outer=OptimizerConfig(learning_rate=0.003, schedule="cosine"),
     meta_batch_size=16,
-    iterations=3000,
+    iterations=6000,
     held_out_every=250,
     held_out_tasks=100,
     log_every=25,
 )
-"""Finn et al. 2017, app. A.1, with half the tasks and a twentieth of the iterations."""
+"""Finn et al. 2017, app. A.1, with half the tasks, a tenth of the iterations, larger outer steps that fall to 0, and
+three queries a class: they cost little beside the second derivatives of the support."""
 
 
 def _omniglot(algorithm: str, **changes: Any) -> Callable[[], FewShotConfig]:
@@ -102,8 +104,8 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
     },
     "omniglot": {
         "default": Preset(
-            summary="maml: strided 64 filters, one step of 0.4, 16 tasks, 3000 iterations",
-            family={},
+            summary="maml: strided 64 filters, one step of 0.4, 16 tasks, 3 queries a class, 6000 iterations",
+            family={"queries": 3},
             train=_omniglot("maml"),
         ),
         "reptile": Preset(
@@ -118,11 +120,13 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "imaml": Preset(
             summary="16 proximal steps of 0.1, lambda 2, 5 products",
-            family={},
+            family={"queries": 3},
             train=_omniglot("imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1)),
         ),
         "prototypes": Preset(
-            summary="strided 64 filters, 5 queries a class", family={"queries": 5}, train=_omniglot("prototypes")
+            summary="strided 64 filters, 5 queries a class",
+            family={"queries": 5},
+            train=_omniglot("prototypes", iterations=4000),
         ),
         "mann": Preset(
             summary="ten drawings a class, 20,000 iterations of 16 tasks",

@@ -35,7 +35,7 @@ from metarl.experiments.kinds import kind_of
 from metarl.experiments.measure import machine
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
-from metarl.few_shot.meta_learner import FewShotMetaLearner, judge
+from metarl.few_shot.meta_learner import FewShotMetaLearner, few_shot_data, judge
 from metarl.models import ModelActivation
 from metarl.outer.adam import OptimizerConfig
 from metarl.outer.meta_gradients import MetaGradient
@@ -56,6 +56,8 @@ class Setting:
     train: FewShotConfig
     check_every: int
     """Iterations from one comparison of the two meta-gradients to the next."""
+    check_tasks: int
+    """Validation tasks of a comparison, always the same; more than a meta-batch, whose noise hides the direction."""
     test_tasks: int
 
 
@@ -63,7 +65,8 @@ SETTINGS = {
     "sinusoid": Setting(
         family={},
         train=FewShotConfig(iterations=10_000),
-        check_every=250,
+        check_every=500,
+        check_tasks=500,
         test_tasks=1000,
     ),
     "omniglot": Setting(
@@ -75,7 +78,8 @@ SETTINGS = {
             meta_batch_size=8,
             iterations=400,
         ),
-        check_every=20,
+        check_every=40,
+        check_tasks=64,
         test_tasks=300,
     ),
 }
@@ -137,11 +141,14 @@ def train_and_judge(study: Study, activation: ModelActivation, method: str, seed
     others = {name: make_learner(config.family, dataclasses.replace(config.train, algorithm=name)) for name in METHODS}
     cosines, curve = [], []
     loop = FewShotMetaLearner(config.family, learner, config.train)
+    rng = generator(seed, Stream.HELD_OUT_TASKS, 0)
+    checks = config.family.sample_validation(rng, setting.check_tasks)
+    check = few_shot_data(config.family, checks, config.train.inner.steps, "cpu")
     with single_threaded():
         while state.iteration < config.train.iterations:
             collected = loop.collect(state, Clock(), logged=False)
             if state.iteration % setting.check_every == 0:
-                both = [each.meta_gradient(state.meta, collected.data, state.iteration) for each in others.values()]
+                both = [each.meta_gradient(state.meta, check, state.iteration) for each in others.values()]
                 cosines.append(cosine(*both))
                 curve.append(float(both[METHODS.index(method)].losses.mean()))
             update = loop.update(state, collected, Clock(), logged=False)
