@@ -65,6 +65,8 @@ class Algorithm(NamedTuple):
     """Of families that it can learn from."""
     family: Mapping[str, Any] = {}
     """Options that the family must have."""
+    compiles: bool = False
+    """Whether its meta-gradient is a fixed sequence of operations, worth compiling."""
 
 
 def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
@@ -72,7 +74,7 @@ def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner
 
     Raises:
         UnknownAlgorithm: naming the closest known.
-        UnsuitableAlgorithm: if it cannot learn from the family.
+        UnsuitableAlgorithm: if it cannot learn from the family, or is to be compiled and cannot be.
     """
     algorithm = find_algorithm(config.algorithm)
     if family.kind not in algorithm.kinds:
@@ -80,6 +82,9 @@ def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner
             f"{config.algorithm} needs tasks of {' or '.join(algorithm.kinds)}, got {family.kind}; "
             f"'metarl list' shows the algorithms"
         )
+    if config.compile and not algorithm.compiles:
+        able = ", ".join(name for name, row in ALGORITHMS.items() if row.compiles)
+        raise UnsuitableAlgorithm(f"{config.algorithm} is not compiled ({able} are); leave --compile out")
     return algorithm.build(family, config)
 
 
@@ -227,7 +232,7 @@ def _meta_lstm(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
 
 
 def _synaptic(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
-    """Only the rule is learned; the weights that it changes stay where they were drawn."""
+    """Only the rule is learned; the weights that it changes, of tanh neurons, stay where they were drawn."""
 
     def estimate(
         learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], iteration: int
@@ -235,15 +240,17 @@ def _synaptic(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
         theta, eta, losses = through(learner, meta, data)
         return {name: torch.zeros_like(value) for name, value in theta.items()}, eta, losses
 
-    config = dataclasses.replace(config, net=dataclasses.replace(config.net, form="mlp", activation="tanh"))
+    net = dataclasses.replace(config.net, form="mlp", activation="tanh", batch_norm=False)
+    config = dataclasses.replace(config, net=net)
     learner = _adapting(
         family,
-        config,
+        dataclasses.replace(config, compile=False),
         rule=lambda step: synaptic(),
         estimate=estimate,
         init_eta=lambda theta, generator: {"synaptic": 0.01 * torch.randn(len(TERMS), generator=generator)},
     )
-    return learner._replace(problem=SynapticProblem(learner.problem.model, _LOSSES[family.kind]))
+    learner = learner._replace(problem=SynapticProblem(learner.problem.model, _LOSSES[family.kind]))
+    return compile_learner(learner) if config.compile else learner
 
 
 def _pretrained(family: FewShotFamily, config: FewShotConfig) -> PretrainedLearner:
@@ -270,16 +277,28 @@ def _neighbors_of_pretrained(family: FewShotFamily, config: FewShotConfig) -> Fe
 _CLASSES = ("classification",)
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "maml": Algorithm("backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)", _maml),
-    "fomaml": Algorithm(
-        "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)", partial(_maml, first_order=True)
+    "maml": Algorithm(
+        "backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)", _maml, compiles=True
     ),
-    "meta-sgd": Algorithm("a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)", _meta_sgd),
-    "anil": Algorithm("only the head adapts (Raghu et al. 2020, arXiv:1909.09157)", partial(_adapting, head_only=True)),
-    "reptile": Algorithm("towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)", _reptile),
+    "fomaml": Algorithm(
+        "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
+        partial(_maml, first_order=True),
+        compiles=True,
+    ),
+    "meta-sgd": Algorithm(
+        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)", _meta_sgd, compiles=True
+    ),
+    "anil": Algorithm(
+        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157)", partial(_adapting, head_only=True), compiles=True
+    ),
+    "reptile": Algorithm(
+        "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)", _reptile, compiles=True
+    ),
     "imaml": Algorithm("proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)", _imaml),
-    "meta-lstm": Algorithm("a recurrent network as the optimizer (Ravi & Larochelle 2017)", _meta_lstm),
-    "synaptic": Algorithm("one local rule for all weights (Bengio et al. 1991)", _synaptic, kinds=("regression",)),
+    "meta-lstm": Algorithm("a recurrent network as the optimizer (Ravi & Larochelle 2017)", _meta_lstm, compiles=True),
+    "synaptic": Algorithm(
+        "one local rule for all weights (Bengio et al. 1991)", _synaptic, kinds=("regression",), compiles=True
+    ),
     "random": Algorithm("no meta-learning: a random initialization adapts", _adapting, trains=False),
     "pretrain": Algorithm("one network for all tasks, then fine-tuned", _pretrained),
     "oracle": Algorithm(

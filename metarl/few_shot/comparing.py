@@ -54,7 +54,7 @@ def meta_gradient(method: ComparingMethod, meta: Meta, support: Examples, query:
     theta = leaves(meta.theta)
     with torch.enable_grad():
         losses = method.loss(theta, support, query, ways)
-    gradient = gradients(losses.sum(), theta) if theta else {}
+        gradient = gradients(losses.sum(), theta) if theta else {}
     return MetaGradient(mean_of_sums([detach(gradient)], len(losses)), losses.detach())
 
 

@@ -67,6 +67,8 @@ class FewShotInnerConfig:
         for name in ("steps", "multi_step_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"inner {name} must be 0 or more, got {getattr(self, name)}")
+        if not self.steps and (self.layer_step_sizes or self.multi_step_iterations):
+            raise ValueError("inner layer_step_sizes and multi_step_iterations need inner steps of at least 1, got 0")
         for name in ("cg_iterations", "lstm_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"inner {name} must be at least 1, got {getattr(self, name)}")

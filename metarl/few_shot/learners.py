@@ -161,7 +161,8 @@ class PretrainedLearner(NamedTuple):
                 loss = cross_entropy(self.model(expand(theta, 1), pooled.inputs), pooled.labels)
             else:
                 loss = self.task_learner.problem.outer_loss(expand(theta, 1), pooled)
-        return MetaGradient(Meta(gradients(loss.sum(), theta), {}, {}), loss.detach())
+            slope = gradients(loss.sum(), theta)
+        return MetaGradient(Meta(slope, {}, {}), loss.detach())
 
     def start(self, meta: Meta) -> Meta:
         """The parameters that adaptation to a task starts from."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from metarl.few_shot.comparing import ComparingMethod, meta_gradient, predict
 from metarl.models import Model
+from metarl.tasks import Episodes
 from metarl.types import Examples, Meta, Params
 
 Episode = tuple[Examples, Examples]
@@ -154,3 +158,107 @@ def accuracy() -> Callable[..., float]:
         return float((answers == query.targets).double().mean())
 
     return measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waves:
+    """Sine curves of any amplitude from 1 to 4 and any phase."""
+
+    shots: int = 10
+    queries: int = 10
+    oracle: bool = False
+    kind: Literal["regression"] = "regression"
+    outputs: int = 1
+    training_classes: int = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (3,) if self.oracle else (1,)
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Amplitude, phase, x."""
+        points = self.shots + self.queries
+        return rng.uniform([1.0, 0.0] + [-3.0] * points, [4.0, 3.0] + [3.0] * points, (count, 2 + points))
+
+    def sample_validation(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Of phases that training does not have."""
+        return self.sample(rng, count) + np.eye(2 + self.shots + self.queries)[1] * 3.0
+
+    sample_test = sample
+
+    def examples(self, tasks: np.ndarray) -> Episodes:
+        x, targets = tasks[:, 2:], tasks[:, :1] * np.sin(tasks[:, 2:] - tasks[:, 1:2])
+        inputs = np.stack([x, *np.broadcast_arrays(tasks[:, :1], tasks[:, 1:2], x)[:2]], -1)
+        inputs = inputs[..., : self.input_shape[0]].astype(np.float32)
+        values, labels = targets[..., None].astype(np.float32), np.empty((len(tasks), 0), np.int64)
+        support, query = np.s_[:, : self.shots], np.s_[:, self.shots :]
+        return Episodes(inputs[support], values[support], inputs[query], values[query], labels, labels)
+
+    def variants(self) -> dict[str, Waves]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blobs:
+    """Three of six classes, each a cloud of points or images around a center of its own."""
+
+    shots: int = 2
+    queries: int = 3
+    input_shape: tuple[int, ...] = (4,)
+    noise: float = 0.3
+    kind: Literal["classification"] = "classification"
+    outputs: int = 3
+    training_classes: int = 6
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Seeds."""
+        return rng.integers(0, 2**31, (count, 1))
+
+    sample_validation = sample_test = sample
+
+    def examples(self, tasks: np.ndarray) -> Episodes:
+        centers = np.random.default_rng(0).standard_normal((self.training_classes, 1, *self.input_shape))
+        inputs, labels = [], []
+        for row in tasks:
+            rng = np.random.default_rng(row)
+            classes = rng.permutation(self.training_classes)[: self.outputs]
+            cloud = (self.outputs, self.shots + self.queries, *self.input_shape)
+            inputs.append(centers[classes] + self.noise * rng.standard_normal(cloud))
+            labels.append(np.repeat(classes[:, None], cloud[1], 1))
+        seen, known = np.stack(inputs).astype(np.float32), np.stack(labels)
+        targets = np.broadcast_to(np.arange(self.outputs)[:, None], known.shape[1:]) + np.zeros_like(known)
+        parts = [array[:, :, part] for part in (np.s_[: self.shots], np.s_[self.shots :]) for array in (seen, targets)]
+        names = [known[:, :, : self.shots], known[:, :, self.shots :]]
+        return Episodes(
+            *(np.ascontiguousarray(array.reshape(len(tasks), -1, *array.shape[3:])) for array in (*parts, *names))
+        )
+
+    def variants(self) -> dict[str, Blobs]:
+        return {}
+
+
+@pytest.fixture
+def waves() -> type[Waves]:
+    """A family of regression."""
+    return Waves
+
+
+@pytest.fixture
+def blobs() -> type[Blobs]:
+    """A family of classification."""
+    return Blobs
+
+
+def in_double(value: Any) -> Any:
+    """Whatever holds tensors, with those of floats in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: in_double(each) for name, each in value.items()}
+    return type(value)(*map(in_double, value)) if hasattr(value, "_fields") else tuple(map(in_double, value))
+
+
+@pytest.fixture
+def double() -> Callable[[Any], Any]:
+    """Puts ``Meta`` and ``TaskData`` in float64."""
+    return in_double
