@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import torch
@@ -124,8 +124,13 @@ def load_checkpoint(path: Path, like: TrainState, *, family: str) -> TrainState:
         with safe_open(path, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             _check_origin(path, metadata, family)
-            if set(file.keys()) != set(expected):
-                raise CheckpointError(f"{path} holds {sorted(file.keys())}, expected {sorted(expected)}")
+            found = set(file.keys())
+            if found != set(expected):
+                raise CheckpointError(
+                    f"{path} holds other tensors than expected (missing: {_some(set(expected) - found)}; besides: "
+                    f"{_some(found - set(expected))}); it was made by another algorithm, policy or network than the "
+                    "run's config.json describes"
+                )
             loaded = {name: file.get_tensor(name) for name in expected}
         counters = _counters(path, metadata)
     except (OSError, SafetensorError) as error:
@@ -142,6 +147,11 @@ def load_checkpoint(path: Path, like: TrainState, *, family: str) -> TrainState:
     on_device = {name: value.to(expected[name].device) for name, value in loaded.items()}
     meta, optimizer = _unflatten(on_device)
     return TrainState(meta, optimizer, **counters)
+
+
+def _some(names: Set[str]) -> str:
+    shown = sorted(names)
+    return ", ".join([*shown[:4], *([f"{len(shown) - 4} more"] if len(shown) > 4 else [])]) or "none"
 
 
 def _check_origin(path: Path, metadata: Mapping[str, str], family: str) -> None:
