@@ -45,7 +45,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
     main = next(iter(result["scores"]))
     everything = {"as in training": result, **result["variants"]}
     panels = 2 if result["takes_steps"] and result["variants"] else 1
-    figure = Figure(figsize=(6.4 * panels, 4.8), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4 if panels == 1 else 13.6, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     if result["takes_steps"]:
@@ -55,6 +55,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
     if panels == 2:
         _draw_curves(axes[1], everything, main)
         axes[1].set_title("test tasks that differ from training's", fontsize=10)
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     transductive = "transductive" if result["transductive"] else "not transductive"
     setting = setting_words(result["ways"], result["shots"])
     title = f"{result['family']} {setting}, {result['algorithm']}: {result['tasks']} test tasks, {transductive}"
@@ -113,7 +114,7 @@ def in_unit(name: str, mean: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, 
 
 def draw_interval(axes: Any, mean: np.ndarray, half: np.ndarray, **style: Any) -> None:
     """A curve over 0..K gradient steps with its intervals."""
-    settings = {"marker": "o", "markersize": 5, "capsize": 3, "linewidth": 1.8} | style
+    settings = {"marker": "o", "markersize": 5, "capsize": 3, "linewidth": 1.8, "elinewidth": 1.0} | style
     axes.errorbar(np.arange(len(mean)), mean, yerr=half, **settings)
 
 

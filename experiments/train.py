@@ -34,6 +34,8 @@ from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.types import Metrics
 
+_FORMS = {"return": (1.0, "{:.1f}"), "success": (100.0, "{:.0f} %"), "accuracy": (100.0, "{:.1f} %")}
+"""What a score is multiplied by, and how it is written."""
 _DRAWING = 0.03
 """Share of a run's time that may go into pictures."""
 
@@ -197,9 +199,8 @@ def _main(scores: Scores) -> str:
 
 
 def _arrows(name: str, rows: np.ndarray) -> str:
-    means = [mean_score(row) for row in rows]
-    form = "{:.1f}" if max((abs(mean) for mean in means if math.isfinite(mean)), default=0.0) >= 10.0 else "{:.3f}"
-    return f"{name} " + " → ".join(form.format(mean) for mean in means)
+    factor, form = _FORMS.get(name, (1.0, "{:.3f}"))
+    return f"{name} " + " → ".join(form.format(factor * mean_score(row)) for row in rows)
 
 
 def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:

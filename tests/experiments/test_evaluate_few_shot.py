@@ -51,7 +51,7 @@ def test_variants_are_judged_on_request_and_drawn_beside_the_rest(few_shot: Path
     assert len(found["variants"]["noisy"]["scores"]["accuracy"]["mean"]) == 3
     assert "as in training" in capsys.readouterr().out
     with Image.open(few_shot / "maml" / "evaluation.png") as picture:
-        assert picture.size == (1920, 720)
+        assert picture.size == (2040, 720)
 
 
 def test_a_learner_without_gradient_steps_has_one_row(few_shot: Path, capsys):

@@ -133,6 +133,17 @@ def test_tensorboard_has_scores_and_pictures_of_held_out_tasks(few_shot: Path, r
             assert {"loss/training_tasks", "loss/held_out_tasks"} <= set(tags)
 
 
+def test_where_iterations_are_fast_most_looks_at_held_out_tasks_are_not_drawn(tmp_path: Path):
+    """A picture takes as long as dozens of these iterations; the first and the last are drawn all the same."""
+    flags = ["--iterations", "60", "--held-out-every", "1", "--held-out-tasks", "2", "--meta-batch-size", "2"]
+    assert main(["train", "sinusoid", "--runs", str(tmp_path), "--name", "fast", *flags]) == 0
+    events = EventAccumulator(str(tmp_path / "fast" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    steps = [shown.step for shown in events.Images("fits")]
+    assert (steps[0], steps[-1]) == (1, 60)
+    assert len(steps) < 30
+
+
 def test_render_writes_the_same_kind_of_picture_of_test_tasks(few_shot: Path, tmp_path: Path, capsys):
     assert main(["render", str(few_shot / "sinusoid"), "--tasks", "2"]) == 0
     assert main(["render", str(few_shot / "maml"), "--output", str(tmp_path / "new" / "p.png")]) == 0
