@@ -153,7 +153,7 @@ def answers(hidden: tuple[int, ...], functions: Tensor, *, steps: int, iteration
 
 
 def test_a_rule_that_was_meta_trained_teaches_a_hidden_layer_xor_and_xnor():
-    found = answers((8,), torch.stack([XOR, XNOR]), steps=20, iterations=80)
+    found = answers((8,), torch.stack([XOR, XNOR]), steps=20, iterations=60)
     assert_close(found, torch.stack([XOR, XNOR]), rtol=0.0, atol=0.5)
 
 
