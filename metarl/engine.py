@@ -170,9 +170,9 @@ def score_metrics(phase: str, scores: Scores) -> Metrics:
 
 
 def mean_score(row: np.ndarray) -> float:
-    """Over the tasks whose score is finite; nan if none is."""
-    finite = row[np.isfinite(row)]
-    return float(finite.mean()) if finite.size else float("nan")
+    """Over the tasks that have a score, nan if none has; not finite if one of them is not."""
+    known = row[~np.isnan(row)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _due(every: int, number: int, config: LoopConfig) -> bool:

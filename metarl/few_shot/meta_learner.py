@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -75,7 +76,9 @@ def judge_data(
     """``judge`` on examples that are there already."""
     outputs = learner.predict(meta, data.support[0], data.query.inputs, steps=steps, transductive=transductive)
     found = [score_outputs(kind, each, data.query.targets) for each in outputs]
-    return {name: torch.stack([each[name] for each in found]).double().cpu().numpy() for name in found[0]}
+    rows = {name: torch.stack([each[name] for each in found]).double() for name in found[0]}
+    # Outputs that are no numbers are as wrong as can be: leaving them out would favor what diverges.
+    return {name: row.nan_to_num(nan=math.inf, posinf=math.inf).cpu().numpy() for name, row in rows.items()}
 
 
 class FewShotMetaLearner(NamedTuple):

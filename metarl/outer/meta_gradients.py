@@ -73,13 +73,20 @@ def reptile(learner: SupervisedLearner, meta: Meta, data: TaskData[Examples]) ->
     """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 2): the initialization minus where adaptation ended.
 
     Each inner step learns from its own share of the task's examples, support and query together; where there are more
-    steps than examples, from one of them.
+    steps than examples, from one of them. Shares shift from round to round, so that examples sorted by class mix.
     """
     count, steps = data.query.inputs.shape[0], len(learner.rules)
     pooled = map_examples(lambda support, query: torch.cat([support, query], 1), data.support[0], data.query)
-    parts = min(steps, pooled.inputs.shape[1])
+    examples = pooled.inputs.shape[1]
+    parts = min(steps, examples)
+    members = [
+        [index for index in range(examples) if (index + index // parts) % parts == part] for part in range(parts)
+    ]
     theta = expand(meta.theta, count)
-    shares = [map_examples(lambda field, first=step % parts: field[:, first::parts], pooled) for step in range(steps)]
+    shares = [
+        map_examples(lambda field, share=members[step % parts]: field[:, share] if field.shape[1] else field, pooled)
+        for step in range(steps)
+    ]
     with torch.no_grad():
         phi = _end(learner, meta.eta, theta, shares).phi
         losses = learner.problem.outer_loss(phi, data.query)
