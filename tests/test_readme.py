@@ -88,3 +88,13 @@ def test_the_results_table_is_what_the_committed_evaluations_say():
     assert kept
     for line in markdown(rows(kept)).splitlines():
         assert line in README
+
+
+def test_the_few_shot_commands_train_evaluate_and_render(tmp_path, monkeypatch, capsys):
+    (block,) = [block for block in blocks("bash") if "metarl train sinusoid" in block]
+    monkeypatch.chdir(tmp_path)
+    smaller = {"train": ["--iterations", "3"], "evaluate": ["--tasks", "4"], "render": []}
+    for words in commands(block):
+        assert words[0] == "metarl"
+        assert main([*words[1:], *smaller[words[1]]]) == 0
+    assert "gradient steps" in capsys.readouterr().out

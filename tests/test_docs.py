@@ -1,0 +1,51 @@
+"""The pages under docs: their links, commands and tables."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from metarl.experiments.cli import COMMANDS
+from metarl.experiments.results import markdown, rows
+from metarl.few_shot.algorithms import ALGORITHMS
+from metarl.tasks import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_links_exists(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:metarl|envs|experiments)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_one(page):
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        for line in block.strip().splitlines():
+            words = shlex.split(line)
+            assert words[0] == "metarl"
+            assert words[1] in COMMANDS
+            if words[1] == "train":
+                assert words[2] in FAMILIES
+            if "--algorithm" in words:
+                assert words[words.index("--algorithm") + 1] in ALGORITHMS
+
+
+def test_every_few_shot_algorithm_stands_in_the_page():
+    text = (ROOT / "docs" / "few-shot.md").read_text()
+    for name in ALGORITHMS:
+        assert f"`{name}`" in text
+
+
+def test_the_few_shot_table_is_what_the_committed_evaluations_say():
+    kept = sorted(path.parent for path in (ROOT / "experiments/results/few-shot").glob("*/evaluation.json"))
+    text = (ROOT / "docs" / "few-shot.md").read_text()
+    for line in markdown(rows(kept)).splitlines():
+        assert line in text
