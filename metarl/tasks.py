@@ -90,7 +90,8 @@ class Episodes(NamedTuple):
 class FewShotFamily(Protocol):
     """A distribution over supervised tasks of N-way K-shot classification, or of regression from K examples.
 
-    A task is a row of numbers that names everything in it: which classes, which pictures, which points.
+    A task is a row of numbers that names everything in it: which classes, which pictures, which points. Support and
+    query of a task share no example; a family that means them to coincide says so by ``query_is_support = True``.
     """
 
     @property
