@@ -46,6 +46,8 @@ from metarl.trees import dot
 
 ACTIVATIONS: tuple[ModelActivation, ...] = get_args(ModelActivation)
 METHODS = ("maml", "fomaml")
+_MEASURABLE_MIB = 5.0
+"""Growth of a process below this is mostly the allocator's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +234,15 @@ def markdown(content: dict[str, Any], family_name: str) -> str:
         (maml, maml_half, cosines), (first, first_half, _) = (summary(content, activation, each) for each in METHODS)
         costs = next(each for each in content["costs"] if each["activation"] == activation)
         time_ratio = costs["seconds"]["fomaml"] / costs["seconds"]["maml"]
-        memory_ratio = costs["memory_mib"]["fomaml"] / max(costs["memory_mib"]["maml"], 1e-9)
+        memory = costs["memory_mib"]
+        least = min(memory.values())
+        memory_ratio = (
+            f"{memory['fomaml'] / memory['maml']:.2f}" if least >= _MEASURABLE_MIB else "too little to measure"
+        )
         along = " / ".join(f"{cosines[index]:.3f}" for index in (0, len(cosines) // 2, -1))
         lines.append(
             f"| {activation} | {maml:.3f} ± {maml_half:.3f} | {first:.3f} ± {first_half:.3f} | {along} | "
-            f"{time_ratio:.2f} | {memory_ratio:.2f} |"
+            f"{time_ratio:.2f} | {memory_ratio} |"
         )
     return "\n".join(lines)
 

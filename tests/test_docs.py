@@ -1,11 +1,13 @@
 """The pages under docs: their links, commands and tables."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from metarl.experiments import study_first_order
 from metarl.experiments.cli import COMMANDS
 from metarl.experiments.results import markdown, rows
 from metarl.few_shot.algorithms import ALGORITHMS
@@ -48,4 +50,11 @@ def test_the_few_shot_table_is_what_the_committed_evaluations_say():
     kept = sorted(path.parent for path in (ROOT / "experiments/results/few-shot").glob("*/evaluation.json"))
     text = (ROOT / "docs" / "few-shot.md").read_text()
     for line in markdown(rows(kept)).splitlines():
+        assert line in text
+
+
+def test_the_page_on_first_order_has_the_table_of_the_study():
+    content = json.loads((ROOT / "experiments/results/first-order/sinusoid.json").read_text())
+    text = (ROOT / "docs" / "first-order.md").read_text()
+    for line in study_first_order.markdown(content, "sinusoid").splitlines():
         assert line in text
