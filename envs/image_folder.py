@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -17,17 +16,9 @@ from metarl.envs.archives import Source
 from metarl.envs.checks import check_count
 from metarl.envs.data import InvalidPictures, MissingData, cache_root, data_root
 from metarl.envs.image_cache import SUFFIXES, Entry, Form, Layout, PictureClass, load_pictures
-from metarl.envs.picture_tasks import Form as TaskForm
-from metarl.envs.picture_tasks import (
-    IntArray,
-    Table,
-    check_form,
-    common_variants,
-    draw_tasks,
-    make_examples,
-    make_table,
-)
-from metarl.tasks import Episodes, register
+from metarl.envs.picture_family import PictureFamily
+from metarl.envs.picture_tasks import IntArray, Table, make_table
+from metarl.tasks import register
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Splits by the names of their folders."""
@@ -176,7 +167,7 @@ def folder_table(path: Path, layout: Layout, size: int, seed: int, cache: Path) 
 
 @register("image-folder")
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(PictureFamily):
     """Classes of a user's own pictures to be told apart from one or a few of each.
 
     Task, a row of whole numbers: ``ways`` different classes, which pictures of each are support and which are query
@@ -199,76 +190,16 @@ class ImageFolder:
 
     data: str | None = None
     """Folder or zip, by its path or by its name under METARL_DATA or the user's data folder."""
-    ways: int = 5
-    """Classes in a task N."""
-    shots: int = 1
-    """Support pictures of each class K."""
-    queries: int = 15
-    """Query pictures of each class Q."""
-    size: int = 84
-    """Height and width of a picture (pixels)."""
     split_seed: int = 0
     """Draws the splits where the data has none."""
-    input_noise: float = 0.0
-    """Standard deviation of Gaussian noise on support and query pictures, which may leave [0, 1]."""
-    label_noise: float = 0.0
-    """Share of support labels replaced by another class of the task."""
 
     def __post_init__(self) -> None:
-        check_form(self._form)
-        check_count("size", self.size, 1)
+        super().__post_init__()
         check_count("split_seed", self.split_seed, 0)
 
     @property
-    def kind(self) -> Literal["classification"]:
-        """Judged by accuracy."""
-        return "classification"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Three channels, height, width."""
-        return (3, self.size, self.size)
-
-    @property
-    def outputs(self) -> int:
-        """Classes in a task."""
-        return self.ways
-
-    @property
-    def training_classes(self) -> int:
-        """Classes for training; reads the data."""
-        return len(self._table.splits["train"])
-
-    def sample(self, rng: np.random.Generator, count: int) -> IntArray:
-        """Tasks ``[count, P]`` of training classes."""
-        return draw_tasks(rng, count, self._table, "train", self._form)
-
-    def sample_validation(self, rng: np.random.Generator, count: int) -> IntArray:
-        """The same of validation classes."""
-        return draw_tasks(rng, count, self._table, "validation", self._form)
-
-    def sample_test(self, rng: np.random.Generator, count: int) -> IntArray:
-        """The same of test classes."""
-        return draw_tasks(rng, count, self._table, "test", self._form)
-
-    def examples(self, tasks: np.ndarray) -> Episodes:
-        """The pictures that tasks name, those of a class next to each other."""
-        return make_examples(tasks, self._table, self._form)
-
-    def variants(self) -> Mapping[str, ImageFolder]:
-        """More and fewer shots, as far as the classes' pictures go, and noise; reads the data."""
-        return common_variants(self, int(self._table.sizes.min()))
-
-    def describe(self, task: np.ndarray) -> str:
-        """The task in words."""
-        return ", ".join(self._table.names[int(number)] for number in task[: self.ways])
-
-    @property
-    def _form(self) -> TaskForm:
-        return TaskForm(self.ways, self.shots, self.queries, False, self.input_noise, self.label_noise)
-
-    @property
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """See ``PictureFamily.table``."""
         if self.data is None:
             raise MissingData("the option data of image-folder must name a folder or a zip of pictures; got none")
         layout = Layout("image-folder", any_layout)

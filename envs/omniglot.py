@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -15,17 +15,10 @@ from metarl.envs.archives import Source
 from metarl.envs.checks import check_choice, check_count
 from metarl.envs.data import InvalidPictures, cache_root, data_root
 from metarl.envs.image_cache import Entry, Form, Layout, PictureClass, Pictures, load_pictures
+from metarl.envs.picture_family import PictureFamily
 from metarl.envs.picture_tasks import Form as TaskForm
-from metarl.envs.picture_tasks import (
-    IntArray,
-    Table,
-    check_form,
-    common_variants,
-    draw_tasks,
-    make_examples,
-    make_table,
-)
-from metarl.tasks import Episodes, register
+from metarl.envs.picture_tasks import IntArray, Table, make_table
+from metarl.tasks import register
 
 ADDRESS = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 """Where the official zips are."""
@@ -111,7 +104,7 @@ def omniglot_table(root: Path, cache: Path, size: int, split: str, seed: int) ->
 
 @register("omniglot")
 @dataclass(frozen=True, kw_only=True)
-class Omniglot:
+class Omniglot(PictureFamily):
     """Handwritten characters to be told apart from one or a few drawings of each.
 
     Task, a row of whole numbers: ``ways`` different characters, their quarter turns, which of each one's 20 drawings
@@ -137,14 +130,10 @@ class Omniglot:
     2016 (arXiv:1606.04080); validation Finn et al. 2017 (arXiv:1703.03400).
     """
 
-    ways: int = 5
-    """Characters in a task N; 5 or 20 in the papers."""
-    shots: int = 1
-    """Support drawings of each K; 1 or 5 in the papers."""
-    queries: int = 1
-    """Query drawings of each Q; MAML's code takes as many as shots."""
     data: str | None = None
     """Data root; else the environment's METARL_DATA, else the user's data folder."""
+    queries: int = 1
+    """Query drawings of each Q; MAML's code takes as many as shots."""
     split: Literal["random", "alphabets"] = "random"
     """Which characters are for training."""
     split_seed: int = 0
@@ -153,16 +142,14 @@ class Omniglot:
     """Make four classes of each character by quarter turns."""
     size: int = 28
     """Height and width of a drawing (pixels)."""
-    input_noise: float = 0.0
-    """Standard deviation of Gaussian noise on support and query drawings, which may leave [0, 1]."""
-    label_noise: float = 0.0
-    """Share of support labels replaced by another character of the task."""
+
+    channels: ClassVar[int] = 1
+    """Ink."""
 
     def __post_init__(self) -> None:
-        check_form(self._form)
+        super().__post_init__()
         check_choice("split", self.split, ("random", "alphabets"))
         check_count("split_seed", self.split_seed, 0)
-        check_count("size", self.size, 1)
         if self.shots + self.queries > DRAWINGS:
             raise ValueError(
                 f"shots + queries must be at most {DRAWINGS}, the drawings of a character; "
@@ -170,58 +157,25 @@ class Omniglot:
             )
 
     @property
-    def kind(self) -> Literal["classification"]:
-        """Judged by accuracy."""
-        return "classification"
+    def form(self) -> TaskForm:
+        """See ``PictureFamily.form``."""
+        return super().form._replace(rotations=self.rotations)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One channel, height, width."""
-        return (1, self.size, self.size)
+    def table(self) -> Table:
+        """See ``PictureFamily.table``."""
+        return omniglot_table(data_root(self.data), cache_root(), self.size, self.split, self.split_seed)
 
     @property
-    def outputs(self) -> int:
-        """Characters in a task."""
-        return self.ways
+    def smallest_class(self) -> int:
+        """Every character has as many drawings."""
+        return DRAWINGS
 
-    @property
-    def training_classes(self) -> int:
-        """Characters for training, times four with rotations; reads the data."""
-        return len(self._table.splits["train"]) * self._form.turns
-
-    def sample(self, rng: np.random.Generator, count: int) -> IntArray:
-        """Tasks ``[count, P]`` of training characters."""
-        return draw_tasks(rng, count, self._table, "train", self._form)
-
-    def sample_validation(self, rng: np.random.Generator, count: int) -> IntArray:
-        """The same of validation characters."""
-        return draw_tasks(rng, count, self._table, "validation", self._form)
-
-    def sample_test(self, rng: np.random.Generator, count: int) -> IntArray:
-        """The same of test characters."""
-        return draw_tasks(rng, count, self._table, "test", self._form)
-
-    def examples(self, tasks: np.ndarray) -> Episodes:
-        """The drawings that tasks name, those of a character next to each other."""
-        return make_examples(tasks, self._table, self._form)
-
-    def variants(self) -> Mapping[str, Omniglot]:
+    def variants(self) -> Mapping[str, Self]:
         """More and fewer shots, noise, and by the split ``alphabets`` writing systems that training never saw.
 
         No variant changes the split: under ``random`` all alphabets have characters in training, so tests on some of
         them would not be tests on unseen ones.
         """
-        found = common_variants(self, DRAWINGS)
-        return found | {"unseen alphabets": self} if self.split == "alphabets" else found
-
-    def describe(self, task: np.ndarray) -> str:
-        """The task in words."""
-        return ", ".join(self._table.names[int(number)] for number in task[: self.ways])
-
-    @property
-    def _form(self) -> TaskForm:
-        return TaskForm(self.ways, self.shots, self.queries, self.rotations, self.input_noise, self.label_noise)
-
-    @property
-    def _table(self) -> Table:
-        return omniglot_table(data_root(self.data), cache_root(), self.size, self.split, self.split_seed)
+        found = super().variants()
+        return {**found, "unseen alphabets": self} if self.split == "alphabets" else found

@@ -7,8 +7,7 @@ query pictures (numbers within their class) and a seed for noise: ``2 W + W (K +
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,31 +81,6 @@ class Rows(NamedTuple):
     """``[M, W, Q]``."""
     seeds: IntArray
     """``[M]``."""
-
-
-class PictureFamily(Protocol):
-    """What the variants of a family of pictures change."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def shots(self) -> int: ...
-
-    @property
-    def queries(self) -> int: ...
-
-
-Pictured = TypeVar("Pictured", bound=PictureFamily)
-
-
-def common_variants(family: Pictured, most: int) -> dict[str, Pictured]:
-    """More and fewer shots, as far as classes of ``most`` pictures go, and noise."""
-    shots = [count for count in (1, 2, 5, 10) if count + family.queries <= most]
-    found = {f"{count} shot{'s' * (count > 1)}": replace(family, shots=count) for count in shots}
-    found["input noise 0.3"] = replace(family, input_noise=0.3)
-    if family.shots > 1:
-        found["label noise 0.2"] = replace(family, label_noise=0.2)
-    return found
 
 
 def make_table(pictures: Pictures, splits: Sequence[IntArray], where: str) -> Table:

@@ -251,7 +251,7 @@ def test_photographs_are_told_apart_by_pixels_as_well_as_is_known(real_data, rea
     monkeypatch.setenv("METARL_CACHE", str(real_cache))
     each = MiniImageNet(data=str(real_data / "caltech101-84" / "caltech101-84.zip"))
     assert isinstance(each, FewShotFamily)
-    assert [len(part) for part in each._table.splits.values()] == [64, 16, 20]
+    assert [len(part) for part in each.table.splits.values()] == [64, 16, 20]
     episodes = each.examples(each.sample_test(np.random.default_rng(0), 40))
     support, query = (episodes[index].reshape(40, -1, 3 * 84 * 84) for index in (0, 2))
     cross = query @ support.transpose(0, 2, 1)

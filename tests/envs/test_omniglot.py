@@ -62,7 +62,7 @@ def test_training_validation_and_test_share_no_character(small_omniglot, split):
 
 def test_the_split_seed_draws_the_split_and_the_same_seed_the_same(small_omniglot):
     root = small_omniglot()
-    first, again, other = (set(small(root, split="random", split_seed=seed)._table.names[:13]) for seed in (0, 0, 1))
+    first, again, other = (set(small(root, split="random", split_seed=seed).table.names[:13]) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -249,12 +249,12 @@ def test_impossible_values_are_refused(small_omniglot):
 def test_the_real_set_has_the_customary_numbers_of_characters(real_omniglot):
     family = Omniglot(data=str(real_omniglot))
     assert isinstance(family, FewShotFamily)
-    table = family._table
+    table = family.table
     assert {name: len(part) for name, part in table.splits.items()} == {"train": 1100, "validation": 100, "test": 423}
     assert len(set(table.names)) == 1623
     assert (table.sizes == 20).all()
     assert family.training_classes == 4400
-    by_alphabet = Omniglot(data=str(real_omniglot), split="alphabets")._table
+    by_alphabet = Omniglot(data=str(real_omniglot), split="alphabets").table
     assert [len(part) for part in by_alphabet.splits.values()] == [868, 96, 659]
     alphabets = [
         {by_alphabet.names[place].split("/")[0] for place in by_alphabet.splits[name]} for name in table.splits
