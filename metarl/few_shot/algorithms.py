@@ -263,14 +263,14 @@ def _comparing(
 ) -> Callable[[FewShotFamily, FewShotConfig], ComparingLearner]:
     def build(family: FewShotFamily, config: FewShotConfig) -> ComparingLearner:
         model = pixels(int(torch.Size(family.input_shape).numel())) if raw else make_model(family, config)
-        return ComparingLearner(method(model, family.outputs), family.outputs, config.task_chunk or 25)
+        return ComparingLearner(method(model, family.outputs), family.outputs, config.task_chunk)
 
     return build
 
 
 def _neighbors_of_pretrained(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     pretrained = _pretrained(family, config)
-    compare = ComparingLearner(neighbors(pretrained.model), family.outputs, config.task_chunk or 25)
+    compare = ComparingLearner(neighbors(pretrained.model), family.outputs, config.task_chunk)
     return PretrainedComparer(pretrained, compare)
 
 

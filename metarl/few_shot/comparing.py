@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarl.models import Model
-from metarl.trees import detach, expand, gradients, leaves, mean_of_sums
+from metarl.trees import expand, gradients, leaves
 from metarl.types import Examples, Meta, Params
 
 _TASKS_AT_ONCE = 64
@@ -32,17 +32,10 @@ class ComparingMethod(NamedTuple):
     """From theta, support, query and the number of classes to the training loss of each task ``[M]``."""
 
 
-class MetaGradient(NamedTuple):
-    """Where the loss leads."""
-
-    gradient: Params
-    """Of the mean loss over tasks, shaped like theta."""
-    losses: Tensor
-    """Of each task ``[M]``, without history."""
-
-
-def meta_gradient(method: ComparingMethod, meta: Meta, support: Examples, query: Examples, ways: int) -> MetaGradient:
-    """Differentiate the mean training loss of M tasks.
+def estimate(
+    method: ComparingMethod, meta: Meta, support: Examples, query: Examples, ways: int
+) -> tuple[Params, Params, Tensor]:
+    """How the training loss of M tasks changes with theta, an ``Estimate`` of ``outer.meta_gradients``.
 
     Args:
         method: the learner.
@@ -55,7 +48,7 @@ def meta_gradient(method: ComparingMethod, meta: Meta, support: Examples, query:
     with torch.enable_grad():
         losses = method.loss(theta, support, query, ways)
         gradient = gradients(losses.sum(), theta) if theta else {}
-    return MetaGradient(mean_of_sums([detach(gradient)], len(losses)), losses.detach())
+    return gradient, {}, losses.detach()
 
 
 def predict(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.few_shot.comparing import ComparingMethod
-from metarl.few_shot.comparing import meta_gradient as comparing_gradient
+from metarl.few_shot.comparing import estimate as estimate_comparing
 from metarl.few_shot.comparing import predict as compare
 from metarl.inner.adapt import Learner, inner_step, unadapted
 from metarl.inner.rules import InnerRule
@@ -18,7 +18,7 @@ from metarl.inner.supervised_problem import ExamplesProblem, SupervisedLearner
 from metarl.losses import cross_entropy
 from metarl.models import Model, saved_bytes
 from metarl.outer.meta_gradients import MetaGradient, meta_gradient, through
-from metarl.processor import choose_task_chunk
+from metarl.processor import choose_task_chunk, processors
 from metarl.trees import expand, gradients, leaves, map_examples
 from metarl.types import Examples, Meta, Params, TaskData
 
@@ -49,6 +49,9 @@ class FewShotLearner(Protocol):
         """
         ...
 
+
+_ANSWERED_AT_ONCE = 25
+"""Tasks whose queries are compared at once."""
 
 EstimateAt = Callable[[SupervisedLearner, Meta, TaskData[Examples], int], tuple[Params, Params, Tensor]]
 """An ``Estimate`` of ``outer.meta_gradients`` at the number of the iteration."""
@@ -183,6 +186,7 @@ class ComparingLearner(NamedTuple):
     method: ComparingMethod
     ways: int
     task_chunk: int
+    """Tasks at once; 0 to choose."""
 
     def init(self, generator: torch.Generator) -> Meta:
         """See ``FewShotLearner.init``."""
@@ -190,14 +194,18 @@ class ComparingLearner(NamedTuple):
 
     def meta_gradient(self, meta: Meta, data: TaskData[Examples], iteration: int) -> MetaGradient:
         """See ``FewShotLearner.meta_gradient``."""
-        found = comparing_gradient(self.method, meta, data.support[0], data.query, self.ways)
-        return MetaGradient(Meta(found.gradient, {}, {}), found.losses)
+
+        def estimate(meta: Meta, group: TaskData[Examples]) -> tuple[Params, Params, Tensor]:
+            return estimate_comparing(self.method, meta, group.support[0], group.query, self.ways)
+
+        return meta_gradient(estimate, meta, data, self.task_chunk or -(-len(data.query.inputs) // processors()))
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""
         found = []
-        for start in range(0, len(inputs), self.task_chunk):
-            group = slice(start, start + self.task_chunk)
+        size = self.task_chunk or _ANSWERED_AT_ONCE
+        for start in range(0, len(inputs), size):
+            group = slice(start, start + size)
             part = map_examples(lambda field, group=group: field[group], support)
             found.append(compare(self.method, meta, part, inputs[group], self.ways, transductive))
         outputs = torch.cat(found)

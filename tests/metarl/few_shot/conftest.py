@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.few_shot.comparing import ComparingMethod, meta_gradient, predict
+from metarl.few_shot.comparing import ComparingMethod, predict
+from metarl.few_shot.learners import ComparingLearner
 from metarl.models import Model
 from metarl.tasks import Episodes
-from metarl.types import Examples, Meta, Params
+from metarl.types import Examples, Meta, Params, TaskData
 
 Episode = tuple[Examples, Examples]
 
@@ -105,18 +106,18 @@ def assert_differentiable(double_init, double_episode) -> Callable[[ComparingMet
     def check(method: ComparingMethod) -> None:
         support, query = double_episode
         meta = double_init(method)
-        found = meta_gradient(method, meta, support, query, 3)
+        found = ComparingLearner(method, 3, task_chunk=2).meta_gradient(meta, TaskData((support,), query), 0)
         along = {name: torch.cos(5.0 * value + 1.0) for name, value in meta.theta.items()}
 
         def loss(width: float) -> float:
             moved = {name: value + width * along[name] for name, value in meta.theta.items()}
             return float(method.loss(moved, support, query, 3).mean())
 
-        slope = sum(float((found.gradient[name] * along[name]).sum()) for name in along)
+        slope = sum(float((found.meta.theta[name] * along[name]).sum()) for name in along)
         assert abs(slope) > 1e-3
         assert slope == pytest.approx((loss(1e-6) - loss(-1e-6)) / 2e-6, rel=1e-6)
         assert float(found.losses.mean()) == pytest.approx(loss(0.0), rel=1e-12)
-        for name, value in found.gradient.items():
+        for name, value in found.meta.theta.items():
             assert value.shape == meta.theta[name].shape
             assert value.abs().max() > 0.0, f"nothing moves {name}"
 
@@ -137,9 +138,11 @@ def train() -> Callable[..., Meta]:
     ) -> Meta:
         generator = torch.Generator().manual_seed(11)
         meta = method.init(generator)
+        learner = ComparingLearner(method, ways, task_chunk=0)
         optimizer = torch.optim.Adam(list(meta.theta.values()), lr=step_size)
         for _ in range(iterations):
-            gradient = meta_gradient(method, meta, *sample(generator), ways).gradient
+            support, query = sample(generator)
+            gradient = learner.meta_gradient(meta, TaskData((support,), query), 0).meta.theta
             for name, value in meta.theta.items():
                 value.grad = gradient[name]
             optimizer.step()

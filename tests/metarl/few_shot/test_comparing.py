@@ -7,7 +7,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from metarl.few_shot.comparing import class_means, cross_entropies, embed, meta_gradient, pixels, predict
+from metarl.few_shot.comparing import class_means, cross_entropies, embed, estimate, pixels, predict
 from metarl.few_shot.prototypes import prototypes
 from metarl.types import Meta
 
@@ -53,19 +53,19 @@ def test_a_query_answered_alone_knows_nothing_of_the_others(
     assert (together - alone).abs().max() > 0.01
 
 
-def test_the_meta_gradient_leaves_theta_as_it_was(linear_model, double_init, double_episode):
+def test_the_estimate_leaves_theta_as_it_was(linear_model, double_init, double_episode):
     method = prototypes(linear_model(5, 4))
     meta = double_init(method)
     before = {name: value.clone() for name, value in meta.theta.items()}
-    found = meta_gradient(method, meta, *double_episode, 3)
+    gradient, _, losses = estimate(method, meta, *double_episode, 3)
     assert_close(meta.theta, before, rtol=0.0, atol=0.0)
-    assert not any(value.requires_grad for value in (*meta.theta.values(), *found.gradient.values(), found.losses))
+    assert not any(value.requires_grad for value in (*meta.theta.values(), *gradient.values(), losses))
 
 
 def test_a_method_without_parameters_has_a_loss_and_no_gradient(double_episode):
-    found = meta_gradient(prototypes(pixels(5)), NOTHING, *double_episode, 3)
-    assert found.gradient == {}
-    assert found.losses.shape == (3,)
+    gradient, _, losses = estimate(prototypes(pixels(5)), NOTHING, *double_episode, 3)
+    assert gradient == {}
+    assert losses.shape == (3,)
 
 
 def test_the_head_of_a_model_is_not_trained(linear_model):
