@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ from metarl.experiments.evaluate import EVALUATION
 from metarl.experiments.few_shot_scores import mean_and_interval, score_text, setting_of, setting_words, shown_steps
 from metarl.experiments.plot_few_shot import draw_evaluation
 from metarl.experiments.runs import Run, load_run, write_json
+from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.meta_learner import judge
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FewShotFamily
@@ -37,6 +39,10 @@ class FewShotEvaluateConfig:
     """Gradient steps K."""
     tasks: int | None = None
     """Test tasks; 600 of classification and 1000 of regression if left out."""
+    ways: int | None = None
+    """Classes in a task N; the run's own if left out."""
+    shots: int | None = None
+    """Support examples (of each class) K; the run's own if left out."""
     queries: int | None = None
     """Query examples (of each class); 100 in regression, and in classification the run's own, if left out."""
     transductive: bool | None = None
@@ -49,7 +55,7 @@ class FewShotEvaluateConfig:
     """Of the tasks, in a stream that training does not use."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "queries"):
+        for name in ("tasks", "ways", "shots", "queries"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -64,7 +70,7 @@ def evaluate_few_shot_run(directory: Path, options: FewShotEvaluateConfig, conso
     Raises:
         RunError: if the directory is not a run.
         CheckpointError: if its checkpoint cannot be read.
-        ValueError: if its family has no number of queries to change.
+        ValueError: if its family or what it learned cannot be judged as asked for.
     """
     run = load_run(directory, options.checkpoint)
     for complaint in run.complaints:
@@ -84,24 +90,43 @@ def evaluate_few_shot_run(directory: Path, options: FewShotEvaluateConfig, conso
     return result
 
 
-def with_queries(family: FewShotFamily, queries: int | None) -> FewShotFamily:
-    """The family with the number of query examples that evaluation uses.
+def judged_family(family: FewShotFamily, options: FewShotEvaluateConfig) -> FewShotFamily:
+    """The family whose tasks a run is judged on: its own, with the numbers that are asked for.
 
     Raises:
-        ValueError: if a number is asked for and the family has no field ``queries``.
+        ValueError: if the family has no such number, or refuses it.
     """
     fields: list[str] = [item.name for item in dataclasses.fields(family)] if dataclasses.is_dataclass(family) else []
-    if queries is not None and "queries" not in fields:
+    asked = {name: getattr(options, name) for name in ("ways", "shots", "queries")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    missing = [name for name in asked if name not in fields]
+    if missing:
         raise ValueError(
-            f"queries can be told only of families that have a field of that name; {type(family).__name__} has none: "
-            "leave it out"
+            f"{' and '.join(missing)} can be told only of families that have a field of that name; "
+            f"{type(family).__name__} has none: leave it out"
         )
-    if queries is None and family.kind == "regression":
-        queries = REGRESSION_QUERIES
-    if queries is None or "queries" not in fields:
-        return family
-    changed: FewShotFamily = dataclasses.replace(family, queries=queries)  # type: ignore[type-var]
+    if family.kind == "regression" and "queries" in fields:
+        asked = {"queries": REGRESSION_QUERIES} | asked
+    changed: FewShotFamily = dataclasses.replace(family, **asked) if asked else family  # type: ignore[type-var]
     return changed
+
+
+def judged_run(run: Run, options: FewShotEvaluateConfig) -> Run:
+    """The run with the family it is judged on, and its learner for those tasks.
+
+    Raises:
+        ValueError: if what was learned is for another number of classes.
+    """
+    family = judged_family(run.config.family, options)
+    config = dataclasses.replace(run.config, family=family)
+    learner = make_learner(family, config.train)
+    needed = {name: value.shape for name, value in learner.init(torch.Generator()).theta.items()}
+    if needed != {name: value.shape for name, value in run.state.meta.theta.items()}:
+        raise ValueError(
+            f"{config.train.algorithm} learned parameters for {run.config.family.outputs} outputs, and these tasks "
+            f"have {family.outputs}; train with --ways {family.outputs}, or leave --ways out"
+        )
+    return run._replace(config=config, learner=learner)
 
 
 def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
@@ -110,8 +135,8 @@ def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
     A mean is null after a step that led a task to numbers that are not finite; ``diverged`` counts such tasks. Of a
     learner without gradient steps there is one figure, and ``takes_steps`` is false.
     """
-    train, kind = run.config.train, run.config.family.kind
-    family = with_queries(run.config.family, options.queries)
+    trained, run = run.config.family, judged_run(run, options)
+    train, family, kind = run.config.train, run.config.family, run.config.family.kind
     count = options.tasks or TASKS[kind]
     transductive = train.transductive if options.transductive is None else options.transductive
 
@@ -125,6 +150,7 @@ def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
         "algorithm": train.algorithm,
         "training_seed": train.seed,
         "training_steps": train.inner.steps,
+        "training_ways": trained.outputs if kind == "classification" else None,
         "iteration": run.state.iteration,
         "checkpoint": options.checkpoint,
         "tasks": count,

@@ -108,25 +108,63 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             family={"queries": 3},
             train=_omniglot("maml"),
         ),
+        "fomaml": Preset(
+            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("fomaml", iterations=3000)
+        ),
+        "meta-sgd": Preset(
+            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("meta-sgd", iterations=3000)
+        ),
+        "anil": Preset(
+            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("anil", iterations=3000)
+        ),
         "reptile": Preset(
-            summary="five steps of 0.1 on 10 drawings a class, interpolation 1.0 falling to 0",
+            summary="five steps of 0.1 on 10 drawings a class, interpolation 1.0 falling to 0, 3000 iterations",
             family={"queries": 9},
             train=_omniglot(
                 "reptile",
                 inner=FewShotInnerConfig(steps=5, step_size=0.1),
                 outer=OptimizerConfig(optimizer="sgd", learning_rate=1.0, schedule="linear"),
                 meta_batch_size=5,
+                iterations=3000,
             ),
         ),
         "imaml": Preset(
-            summary="16 proximal steps of 0.1, lambda 2, 5 products",
+            summary="16 proximal steps of 0.1, lambda 2, 5 products, 8 tasks, 1000 iterations",
             family={"queries": 3},
-            train=_omniglot("imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1)),
+            train=_omniglot(
+                "imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1), meta_batch_size=8, iterations=1000
+            ),
+        ),
+        "meta-lstm": Preset(
+            summary="one step of a learned optimizer, which starts as one of 0.4, 4 tasks, 800 iterations",
+            family={"queries": 3},
+            train=_omniglot("meta-lstm", meta_batch_size=4, iterations=800),
+        ),
+        "pretrain": Preset(
+            summary="2000 iterations", family={"queries": 3}, train=_omniglot("pretrain", iterations=2000)
+        ),
+        "pretrain-neighbors": Preset(
+            summary="2000 iterations", family={"queries": 3}, train=_omniglot("pretrain-neighbors", iterations=2000)
         ),
         "prototypes": Preset(
-            summary="strided 64 filters, 5 queries a class",
+            summary="strided 64 filters, 5 queries a class, 4000 iterations",
             family={"queries": 5},
             train=_omniglot("prototypes", iterations=4000),
+        ),
+        "matching": Preset(
+            summary="5 queries a class, 3000 iterations",
+            family={"queries": 5},
+            train=_omniglot("matching", iterations=3000),
+        ),
+        "matching-full-context": Preset(
+            summary="5 queries a class, 3000 iterations",
+            family={"queries": 5},
+            train=_omniglot("matching-full-context", iterations=3000),
+        ),
+        "siamese": Preset(
+            summary="5 queries a class, 3000 iterations",
+            family={"queries": 5},
+            train=_omniglot("siamese", iterations=3000),
         ),
         "mann": Preset(
             summary="ten drawings a class, 20,000 iterations of 16 tasks",

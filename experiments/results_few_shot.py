@@ -41,7 +41,8 @@ def few_shot_rows(runs: Sequence[tuple[Mapping[str, Any], float]]) -> list[FewSh
     groups: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], float]]] = {}
     for evaluation, minutes in runs:
         names = ("family", "preset", "algorithm", "ways", "shots", "transductive", "takes_steps")
-        groups.setdefault(tuple(evaluation[name] for name in names), []).append((evaluation, minutes))
+        key = (*(evaluation[name] for name in names), evaluation.get("training_ways"))
+        groups.setdefault(key, []).append((evaluation, minutes))
     return [_row([each for each, _ in group], [minutes for _, minutes in group]) for group in groups.values()]
 
 
@@ -50,10 +51,13 @@ def _row(evaluations: Sequence[Mapping[str, Any]], minutes: list[float]) -> FewS
     score = next(iter(first["scores"]))
     mean, half_width, over = over_seeds(evaluations, score)
     own = first["preset"] in ("default", first["algorithm"])
+    algorithm = first["algorithm"] if own else f"{first['algorithm']} ({first['preset']})"
+    if first.get("training_ways", first["ways"]) != first["ways"]:
+        algorithm += f", trained on {first['training_ways']} ways"
     return FewShotRow(
         family=first["family"],
         setting=setting_words(first["ways"], first["shots"]),
-        algorithm=first["algorithm"] if own else f"{first['algorithm']} ({first['preset']})",
+        algorithm=algorithm,
         seeds=[int(each["training_seed"]) for each in evaluations],
         minutes=minutes,
         transductive=first["transductive"],

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from metarl.envs import Boolean, Sinusoid
 from metarl.experiments.cli import main
-from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, figures, table, with_queries
+from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, figures, judged_family, table
 from metarl.experiments.few_shot_scores import mean_and_interval, score_text, shown_steps
+from metarl.experiments.results_few_shot import few_shot_rows
 
 
 def evaluated(run: Path, *flags: str) -> dict[str, Any]:
@@ -69,6 +70,14 @@ def test_a_run_with_nothing_to_train_can_be_evaluated(few_shot: Path):
 def test_the_same_evaluation_gives_the_same_numbers_and_another_seed_others(few_shot: Path):
     scores = [evaluated(few_shot / "sinusoid", "--seed", seed, "--steps", "1")["scores"] for seed in "001"]
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_what_is_learned_for_any_number_of_classes_is_judged_on_others_than_trained_on(few_shot: Path, capsys):
+    found = evaluated(few_shot / "prototypes", "--ways", "2", "--shots", "3")
+    assert (found["ways"], found["shots"], found["training_ways"]) == (2, 3, 3)
+    assert few_shot_rows([(found, 1.0)])[0].algorithm == "prototypes, trained on 3 ways"
+    assert main(["evaluate", str(few_shot / "maml"), "--ways", "2"]) == 2
+    assert "maml learned parameters for 3 outputs, and these tasks have 2" in " ".join(capsys.readouterr().err.split())
 
 
 def test_flags_may_stand_before_the_run(few_shot: Path):
@@ -129,11 +138,14 @@ def test_narrow_tables_show_the_first_steps_and_the_last():
     assert shown_steps(0) == [0]
 
 
-def test_number_of_queries_is_the_familys_own_where_it_has_none_to_change():
-    assert with_queries(Boolean(), None) == Boolean()
-    assert with_queries(Sinusoid(), 7) == Sinusoid(queries=7)
-    with pytest.raises(ValueError, match="Boolean has none"):
-        with_queries(Boolean(), 7)
+def test_numbers_of_examples_are_the_familys_own_where_it_has_none_to_change():
+    assert judged_family(Boolean(), FewShotEvaluateConfig()) == Boolean()
+    assert judged_family(Sinusoid(), FewShotEvaluateConfig()) == Sinusoid(queries=100)
+    assert judged_family(Sinusoid(), FewShotEvaluateConfig(queries=7, shots=3)) == Sinusoid(queries=7, shots=3)
+    with pytest.raises(ValueError, match=r"queries can be told only .* Boolean has none"):
+        judged_family(Boolean(), FewShotEvaluateConfig(queries=7))
+    with pytest.raises(ValueError, match=r"ways can be told only .* Sinusoid has none"):
+        judged_family(Sinusoid(), FewShotEvaluateConfig(ways=7))
 
 
 def test_wrong_options_are_refused():
