@@ -76,12 +76,12 @@ SETTINGS = {
         train=FewShotConfig(
             net=NetConfig(filters=32),
             inner=FewShotInnerConfig(steps=5, step_size=0.1),
-            outer=OptimizerConfig(schedule="cosine"),
+            outer=OptimizerConfig(learning_rate=0.003, schedule="cosine"),
             meta_batch_size=8,
             iterations=400,
         ),
-        check_every=40,
-        check_tasks=64,
+        check_every=80,
+        check_tasks=32,
         test_tasks=300,
     ),
 }
