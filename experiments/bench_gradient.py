@@ -15,7 +15,8 @@ from metarl.experiments.bench_report import Family, JsonFile, as_json, check_at_
 from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config
 from metarl.policies.base import Policy
-from metarl.reinforcement import initial_state, make_learner
+from metarl.reinforcement.algorithms import make_learner
+from metarl.reinforcement.meta_learner import initial_state
 from metarl.rollout.collect import RolloutConfig, to_batch
 from metarl.rollout.normalizer import make_scaler, update_statistics
 from metarl.rollout.sample import Episodes, EpisodeSeeds

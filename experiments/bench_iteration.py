@@ -26,7 +26,8 @@ from metarl.experiments.measure import machine, peak_memory, resident_memory, su
 from metarl.experiments.presets import preset_config
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
 from metarl.policies.base import Policy
-from metarl.reinforcement import MetaTrainConfig, initial_state, meta_train_policy
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.meta_learner import initial_state, meta_train_policy
 from metarl.tasks import TaskFamily
 
 _FOREVER = 10**9

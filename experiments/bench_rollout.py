@@ -27,7 +27,7 @@ from metarl.experiments.peers import Peer, PeerSetting, measure_peers
 from metarl.experiments.replay import RecordedFamily, replay, replayed_part
 from metarl.policies.base import Policy, PolicyConfig
 from metarl.processor import keep_freed_memory, single_threaded
-from metarl.reinforcement import policy_for
+from metarl.reinforcement.meta_learner import policy_for
 from metarl.rollout.sample import EpisodeSeeds, sample_episodes
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import TaskFamily, family_factory, make_family

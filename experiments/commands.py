@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the built-in families
+from metarl.algorithms import UnknownAlgorithm
 from metarl.checkpoints import CheckpointError
 from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
@@ -24,8 +25,9 @@ from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
 from metarl.experiments.runs import CONFIG, RunError, load_config
-from metarl.few_shot.algorithms import ALGORITHMS, UnknownAlgorithm
+from metarl.few_shot import algorithms as few_shot
 from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
+from metarl.reinforcement import algorithms as reinforcement
 from metarl.rollout.stepping import EnvironmentFault
 from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace
@@ -105,7 +107,7 @@ def train(argv: Sequence[str]) -> int:
     )
     parser.add_argument("family", nargs="?", metavar="FAMILY")
     parser.add_argument("--preset", help="where the flags' defaults come from ('metarl list')")
-    parser.add_argument("--algorithm", help="of few-shot families: the learner, with its own preset if there is one")
+    parser.add_argument("--algorithm", help="what learns ('metarl list'), with its own preset if there is one")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue a run; takes no other flags")
     parser.add_argument("--name", help="folder of the run, under --runs; by default family, preset, seed and time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
@@ -152,7 +154,9 @@ def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") 
         config=(tyro.conf.FlagConversionOff,),
     )
     names = [item.name for item in dataclasses.fields(flags)]
-    config: RunConfig = kind.settle(dataclasses.replace(preset, **{name: getattr(flags, name) for name in names}))
+    config: RunConfig = kind.settle(
+        dataclasses.replace(preset, **{name: getattr(flags, name) for name in names}), preset
+    )
     return config
 
 
@@ -290,10 +294,9 @@ def list_all(argv: Sequence[str]) -> int:
         for row, (preset, setting) in enumerate(presets_of(name).items()):
             view.add_row(name if row == 0 else "", summary if row == 0 else "", preset, setting.summary)
     console.print(view)
-    algorithms = Table("algorithm", "what", title="algorithms")
-    algorithms.add_row("maml-trpo", "MAML with a trust region through the adaptation (arXiv:1703.03400, alg. 3)")
-    algorithms.add_row("fomaml-trpo", "the same with inner gradients as constants: --inner.first-order True")
-    for name, learner in ALGORITHMS.items():
-        algorithms.add_row(name, f"few-shot: {learner.summary}")
+    algorithms = Table("of", "algorithm", "what", title="algorithms")
+    for kind, table in (("policies", reinforcement.ALGORITHMS), ("few-shot", few_shot.ALGORITHMS)):
+        for name, algorithm in table.items():
+            algorithms.add_row(kind, name, algorithm.summary)
     console.print(algorithms)
     return 0

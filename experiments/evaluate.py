@@ -15,7 +15,8 @@ from rich.table import Table
 from scipy import stats
 
 from metarl.experiments.runs import Run, load_run, read_json, write_json
-from metarl.reinforcement import Evaluation, evaluate, make_learner
+from metarl.reinforcement.algorithms import family_for, make_learner
+from metarl.reinforcement.collecting import Evaluation, evaluate
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import draw_held_out_tasks
@@ -98,7 +99,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     rollout = replace(config.rollout, episodes=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
     workers = run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
-    with WorkerPool(run.config.family, workers) as family:
+    with WorkerPool(family_for(config.algorithm, run.config.family), workers) as family:
         return evaluate(family, learner, run.state.meta, tasks, rollout, seeds)
 
 

@@ -16,7 +16,11 @@ from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner
 from metarl.outer.adam import initial_moments
 from metarl.processor import keep_freed_memory, single_threaded
-from metarl.reinforcement import MetaTrainConfig, PolicyMetaLearner, initial_state
+from metarl.reinforcement.algorithms import check_settings
+from metarl.reinforcement.algorithms import family_for as family_for_policy
+from metarl.reinforcement.algorithms import find_algorithm as find_policy_algorithm
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.meta_learner import PolicyMetaLearner, initial_state
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
 from metarl.trees import to_device
@@ -33,8 +37,8 @@ class Kind(NamedTuple):
     """From a ``RunConfig`` and what learns to what the loop drives."""
     lower_is_better: Callable[[Any], bool]
     """Whether the main score of a ``RunConfig``'s runs is an error."""
-    settle: Callable[[Any], Any]
-    """The ``RunConfig`` of the command line with what follows from its choices."""
+    settle: Callable[[Any, Any], Any]
+    """From the ``RunConfig`` of the command line and the preset's to what follows from what was chosen."""
     checkpoint_every: Callable[[Any], int]
     """Meta-iterations between checkpoints, from the algorithm's settings."""
     pictures: Callable[[Any, Any, TrainState], Mapping[str, np.ndarray]]
@@ -48,9 +52,17 @@ class Kind(NamedTuple):
 _RUN_FLAGS = ("minutes", "checkpoint_every", "keep_checkpoints")
 
 
+def _settle_policy(config: Any, preset: Any) -> Any:
+    """An algorithm may have nothing to train, or no use for what was chosen."""
+    check_settings(config.train, preset.train)
+    if find_policy_algorithm(config.train.algorithm).outer is None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, iterations=0))
+    return config
+
+
 @contextmanager
 def _open_policy(config: Any, policy: Any) -> Iterator[MetaLearner]:
-    with WorkerPool(config.family, config.workers) as family:
+    with WorkerPool(family_for_policy(config.train.algorithm, config.family), config.workers) as family:
         yield PolicyMetaLearner(family, policy, config.train)
 
 
@@ -59,7 +71,7 @@ REINFORCEMENT = Kind(
     prepare=lambda config: initial_state(config.family, config.train),
     open=_open_policy,
     lower_is_better=lambda config: False,
-    settle=lambda config: config,
+    settle=_settle_policy,
     pictures=lambda config, policy, state: {},
     checkpoint_every=lambda settings: 10,
     run_flags=("workers", *_RUN_FLAGS),
@@ -82,7 +94,7 @@ def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
         yield FewShotMetaLearner(config.family, learner, config.train)
 
 
-def _settle_few_shot(config: Any) -> Any:
+def _settle_few_shot(config: Any, preset: Any) -> Any:
     """An algorithm may ask something of the family, or have nothing to train."""
     name = config.train.algorithm
     train = config.train if find_algorithm(name).trains else dataclasses.replace(config.train, iterations=0)

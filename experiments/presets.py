@@ -15,7 +15,7 @@ from metarl.experiments.preset import Preset
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
-from metarl.reinforcement import MetaTrainConfig
+from metarl.reinforcement.config import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.tasks import closest, family_factory, make_family
 

@@ -15,7 +15,8 @@ from metarl.envs import Navigation2D
 from metarl.experiments.film import Film, Scene, check_drawable, write_video
 from metarl.experiments.runs import Run, load_run
 from metarl.experiments.trajectories import Paths, draw_trajectories
-from metarl.reinforcement import collect, evaluate, make_learner
+from metarl.reinforcement.algorithms import family_for, make_learner
+from metarl.reinforcement.collecting import collect, evaluate
 from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
@@ -120,10 +121,11 @@ def held_out_tasks(family: TaskFamily, count: int, seed: int) -> list[Task]:
 def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     """Adapt to each goal and draw some of the very episodes that adaptation collected."""
     train, steps = run.config.train, config.steps or 3
-    goals = held_out_tasks(run.config.family, config.tasks or 6, config.seed)
+    family = family_for(train.algorithm, run.config.family)
+    goals = held_out_tasks(family, config.tasks or 6, config.seed)
     learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
-    _, batches, _ = collect(run.config.family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
+    _, batches, _ = collect(family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
     scaler = make_scaler(run.state.meta.normalizer)
     positions = np.stack([_positions(batch.rollouts, config.episodes or 3, scaler) for batch in batches])
     draw_trajectories(Paths(np.array(goals), positions, np.stack([batch.returns for batch in batches])), path)
@@ -133,7 +135,8 @@ def _positions(rollouts: Rollouts, episodes: int, scaler: Scaler | None) -> np.n
     """Positions ``[M, E, T, 2]`` of the first ``episodes``, nan after their end."""
     positions = rollouts.observations[:, :episodes].cpu().numpy()
     positions = positions if scaler is None else scaler.inverse(positions)
-    return np.where(rollouts.mask[:, :episodes, :, None].cpu().numpy() > 0.0, positions, np.nan)
+    counts = rollouts.mask[:, :episodes, :, None].cpu().numpy() > 0.0
+    return np.where(counts, positions[..., :2], np.nan)  # behind the position an oracle sees its goal
 
 
 def _video(run: Run, config: RenderConfig, path: Path) -> None:
@@ -141,13 +144,15 @@ def _video(run: Run, config: RenderConfig, path: Path) -> None:
     steps = config.steps or 1
     after = f"after {steps} gradient step{'s' if steps > 1 else ''}"
     scaler = make_scaler(run.state.meta.normalizer)
-    film = Film(run.config.family, run.learner, scaler, ("before adaptation", after), config.height)
+    family = family_for(run.config.train.algorithm, run.config.family)
+    film = Film(family, run.learner, scaler, ("before adaptation", after), config.height)
     write_video(film, _scenes(run, config, steps), path)
 
 
 def _scenes(run: Run, config: RenderConfig, steps: int) -> list[Scene]:
     """Adapt to each task as evaluation does, on the run's own number of episodes, and pick what to show."""
-    family, train = run.config.family, run.config.train
+    train = run.config.train
+    family = family_for(train.algorithm, run.config.family)
     tasks = held_out_tasks(family, config.tasks or 2, config.seed)
     learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())

@@ -8,7 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.types import Examples, Params, Rollouts, TaskData
+from metarl.types import Examples, Meta, Params, Rollouts, TaskData
+
+_ETA = "eta:"
+
+
+def joined(meta: Meta) -> Params:
+    """All that is meta-learned in one dict: theta under its own names, eta's leaves under ``eta:NAME``."""
+    return {**meta.theta, **{f"{_ETA}{name}": value for name, value in meta.eta.items()}}
+
+
+def split(together: Params, like: Meta) -> Meta:
+    """What ``joined`` put together, with the normalizer of ``like``."""
+    eta = {name: together[f"{_ETA}{name}"] for name in like.eta}
+    return like._replace(theta={name: together[name] for name in like.theta}, eta=eta)
 
 
 def expand(theta: Params, tasks: int) -> Params:
@@ -183,6 +196,10 @@ def split_tasks(data: TaskData[Rollouts], size: int) -> list[TaskData[Rollouts]]
     count = data.query.rewards.shape[0]
     groups = [slice(start, start + size) for start in range(0, count, size)]
     return [
-        TaskData(tuple(take_tasks(batch, group) for batch in data.support), take_tasks(data.query, group))
+        TaskData(
+            tuple(take_tasks(batch, group) for batch in data.support),
+            take_tasks(data.query, group),
+            None if data.credit is None else data.credit[group],
+        )
         for group in groups
     ]

@@ -68,3 +68,5 @@ class TaskData(NamedTuple, Generic[BatchT]):
     """S batches, one for each inner step; of rollouts, batch s was collected under the s-times adapted policies."""
     query: BatchT
     """What the adapted parameters are judged by; rollouts were collected under the policies adapted S times."""
+    credit: Tensor | None = None
+    """Of rollouts: how good each task's query was, ``[M]``, for objectives that reward what the support made of it."""

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metarl import algorithms
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.compiled import compile_function
 from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
@@ -35,20 +37,8 @@ from metarl.inner.synaptic import TERMS, SynapticProblem, synaptic
 from metarl.losses import cross_entropy, squared_error
 from metarl.models import Model, conv_model, mlp_model
 from metarl.outer.meta_gradients import implicit, reptile, through
-from metarl.tasks import FewShotFamily, closest
+from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params, TaskData
-
-
-class UnknownAlgorithm(KeyError):
-    """No few-shot learner has the name asked for."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class UnsuitableAlgorithm(ValueError):
-    """A few-shot learner cannot learn what a family's tasks ask for."""
-
 
 Build = Callable[[FewShotFamily, FewShotConfig], FewShotLearner]
 
@@ -94,10 +84,7 @@ def find_algorithm(name: str) -> Algorithm:
     Raises:
         UnknownAlgorithm: naming the closest known.
     """
-    if name not in ALGORITHMS:
-        known = ", ".join(sorted(ALGORITHMS))
-        raise UnknownAlgorithm(f"no algorithm {name!r}{closest(name, ALGORITHMS)} (known: {known})")
-    return ALGORITHMS[name]
+    return algorithms.find(name, ALGORITHMS)
 
 
 def family_for(name: str, family: FewShotFamily) -> FewShotFamily:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -58,6 +58,16 @@ def descent(step_size: Callable[[Params, str], float | Tensor]) -> InnerRule:
         return phi | moved, state
 
     return InnerRule(init=lambda phi: {}, update=update)
+
+
+def only(rule: InnerRule, names: Collection[str]) -> InnerRule:
+    """The rule for the parameters named; the others stay as they are (ANIL: Raghu et al. 2020, arXiv:1909.09157)."""
+
+    def update(eta: Params, state: State, phi: Params, feedback: Feedback) -> tuple[Params, State]:
+        adapted = {name: slope for name, slope in feedback.gradient.items() if name in names}
+        return rule.update(eta, state, phi, feedback._replace(gradient=adapted))
+
+    return rule._replace(update=update)
 
 
 def proximal_sgd(step_size: float, proximity: float) -> InnerRule:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
+from metarl.trees import joined, split
 from metarl.types import Meta, Params
 
 Optimizer = Literal["adam", "sgd"]
@@ -67,7 +68,7 @@ def initial_moments(meta: Meta, config: OptimizerConfig) -> Params:
     """What ``step`` carries from one iteration to the next, before the first."""
     if config.optimizer == "sgd":
         return {}
-    learned = _joined(meta)
+    learned = joined(meta)
     zeros = {f"{moment}/{name}": torch.zeros_like(value) for moment in ("m", "v") for name, value in learned.items()}
     return {"count": torch.zeros((), dtype=torch.int64), **zeros}
 
@@ -87,14 +88,14 @@ def step(
     Returns:
         The moved values, the moments, and the norm of the gradient; not finite if the gradient is not.
     """
-    slopes = _joined(gradient)
+    slopes = joined(gradient)
     names, values = list(slopes), list(slopes.values())
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))))
     if config.max_norm is not None and norm > config.max_norm:
         values = list(torch._foreach_mul(values, config.max_norm / norm))
-    points = list(_joined(meta).values())
+    points = list(joined(meta).values())
     if config.optimizer == "sgd":
-        return _split(dict(zip(names, torch._foreach_add(points, values, alpha=-rate), strict=True)), meta), {}, norm
+        return split(dict(zip(names, torch._foreach_add(points, values, alpha=-rate), strict=True)), meta), {}, norm
     count = moments["count"] + 1
     number = int(count)
     means = torch._foreach_lerp([moments[f"m/{name}"] for name in names], values, 1.0 - config.beta1)
@@ -105,13 +106,4 @@ def step(
     moved = torch._foreach_addcdiv(points, means, roots, -rate / (1.0 - config.beta1**number))
     kept = {f"m/{name}": mean for name, mean in zip(names, means, strict=True)}
     kept |= {f"v/{name}": square for name, square in zip(names, squares, strict=True)}
-    return _split(dict(zip(names, moved, strict=True)), meta), {"count": count, **kept}, norm
-
-
-def _joined(meta: Meta) -> Params:
-    return {**meta.theta, **{f"eta:{name}": value for name, value in meta.eta.items()}}
-
-
-def _split(joined: Params, like: Meta) -> Meta:
-    theta = {name: joined[name] for name in like.theta}
-    return like._replace(theta=theta, eta={name: joined[f"eta:{name}"] for name in like.eta})
+    return split(dict(zip(names, moved, strict=True)), meta), {"count": count, **kept}, norm

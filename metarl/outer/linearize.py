@@ -7,6 +7,7 @@ it back gives Gauss-Newton products. No graph spans two steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,19 @@ from metarl.inner.adapt import InnerStep, adapt
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.inner.rules import Feedback
 from metarl.linear import AutogradMap, LinearMap
-from metarl.losses import sample_weights, surrogate_loss
-from metarl.trees import add_scaled, expand, gradients, heaviest_steps, leaves, stride_steps, zeros_like
+from metarl.losses import sample_weights
+from metarl.outer.objectives import Objective, objective_values
+from metarl.trees import (
+    add_scaled,
+    expand,
+    gradients,
+    heaviest_steps,
+    joined,
+    leaves,
+    split,
+    stride_steps,
+    zeros_like,
+)
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 
@@ -26,25 +38,25 @@ class LinearStep(NamedTuple):
 
     step: InnerStep
     rule: LinearMap
-    """Of the parameters, the gradient and the rule's state, together in one dict."""
+    """Of the parameters, the gradient, the rule's state and what it learned, together in one dict."""
 
-    def push(self, phi: Params, state: Params, *, first_order: bool) -> tuple[Params, Params]:
-        """Change of parameters and state after the step with those before it."""
+    def push(self, phi: Params, state: Params, eta: Params, *, first_order: bool) -> tuple[Params, Params]:
+        """Change of parameters and state after the step with those before it, and with the rule's parameters."""
         turned = zeros_like(phi) if first_order else self.step.loss.curve(phi)
-        moved = self.rule.push(_join(phi, state, turned))
+        moved = self.rule.push(_join(phi, state, turned, eta))
         return _part(moved, "phi"), _part(moved, "state")
 
-    def pull(self, phi: Params, state: Params, *, first_order: bool) -> tuple[Params, Params]:
-        """Gradients in parameters and state before the step from those after it."""
+    def pull(self, phi: Params, state: Params, *, first_order: bool) -> tuple[Params, Params, Params]:
+        """Gradients in parameters and state before the step, and in the rule's parameters, from those after it."""
         back = self.rule.pull(_join(phi, state))
         before = _part(back, "phi")
         if not first_order:
             before = add_scaled(before, self.step.loss.curve(_part(back, "gradient")), 1.0)
-        return before, _part(back, "state")
+        return before, _part(back, "state"), _part(back, "eta")
 
 
-def _join(phi: Params, state: Params, gradient: Params | None = None) -> Params:
-    parts = {"phi": phi, "state": state, "gradient": gradient or {}}
+def _join(phi: Params, state: Params, gradient: Params | None = None, eta: Params | None = None) -> Params:
+    parts = {"phi": phi, "state": state, "gradient": gradient or {}, "eta": eta or {}}
     return {f"{part}/{name}": value for part, params in parts.items() for name, value in params.items()}
 
 
@@ -55,16 +67,21 @@ def _part(joined: Params, part: str) -> Params:
 def _linear_step(step: InnerStep, eta: Params) -> LinearStep:
     def update(joined: Params) -> Params:
         feedback = Feedback(_part(joined, "gradient"), step.feedback.loss)
-        return _join(*step.rule.update(eta, _part(joined, "state"), _part(joined, "phi"), feedback))
+        return _join(*step.rule.update(_part(joined, "eta"), _part(joined, "state"), _part(joined, "phi"), feedback))
 
-    return LinearStep(step, AutogradMap(update, _join(step.point, step.state, step.feedback.gradient)))
+    return LinearStep(step, AutogradMap(update, _join(step.point, step.state, step.feedback.gradient, eta)))
 
 
 class Linearization(NamedTuple):
-    """The action distributions of some tasks' adapted policies as a function of the initialization, to first order."""
+    """The action distributions of some tasks' adapted policies as a function of what is meta-learned, to first order.
+
+    What is meta-learned stands in one dict, as ``trees.joined`` makes it.
+    """
 
     learner: PolicyLearner
-    eta: Params
+    meta: Meta
+    start: LinearMap | None
+    """From the initialization of each task to the rule's first state, those parts of it that depend on it."""
     steps: tuple[LinearStep, ...]
     phi: Params
     """Adapted parameters, leaves ``[M, ...]``."""
@@ -73,19 +90,34 @@ class Linearization(NamedTuple):
     weights: Tensor
     """Of each query step in its task's mean, ``[M, N]``."""
 
-    def pull(self, phi: Params) -> Params:
-        """From gradients in the adapted parameters to one in the initialization, summed over these tasks."""
-        state = zeros_like(_part(self.steps[-1].rule.outputs, "state")) if self.steps else {}
-        for linear in reversed(self.steps):
-            phi, state = linear.pull(phi, state, first_order=self.learner.first_order)
-        return {name: value.sum(0) for name, value in phi.items()}
+    def pull(self, phi: Params, before: Sequence[Params] | None = None) -> Params:
+        """From gradients in the adapted parameters to one in what is meta-learned, summed over these tasks.
 
-    def push(self, theta: Params) -> Params:
-        """From a change of the initialization to that of the adapted parameters."""
-        phi = expand(theta, self.weights.shape[0])
+        Args:
+            phi: leaves ``[M, ...]``.
+            before: gradients in the parameters before each step, to be added.
+        """
+        state = zeros_like(_part(self.steps[-1].rule.outputs, "state")) if self.steps else {}
+        eta = zeros_like(self.meta.eta)
+        for place, linear in reversed(list(enumerate(self.steps))):
+            phi, state, of_rule = linear.pull(phi, state, first_order=self.learner.first_order)
+            eta = add_scaled(eta, of_rule, 1.0)
+            if before is not None:
+                phi = add_scaled(phi, before[place], 1.0)
+        if self.start is not None:
+            phi = add_scaled(phi, self.start.pull(state), 1.0)
+        theta = {name: value.sum(0) for name, value in phi.items()}
+        return joined(self.meta._replace(theta=theta, eta=eta))
+
+    def push(self, together: Params) -> Params:
+        """From a change of what is meta-learned to that of the adapted parameters."""
+        moved = split(together, self.meta)
+        phi = expand(moved.theta, self.weights.shape[0])
         state = zeros_like(self.steps[0].step.state) if self.steps else {}
+        if self.start is not None:
+            state |= self.start.push(phi)
         for linear in self.steps:
-            phi, state = linear.push(phi, state, first_order=self.learner.first_order)
+            phi, state = linear.push(phi, state, moved.eta, first_order=self.learner.first_order)
         return phi
 
     def fisher_product(self, vector: Params) -> Params:
@@ -94,12 +126,28 @@ class Linearization(NamedTuple):
         product = self.query.product(self.push(vector), None, lambda tangent: policy.fisher(at, tangent, self.weights))
         return self.pull(product)
 
-    def surrogate_gradient(self, query: Rollouts) -> Params:
-        """Gradient of minus TRPO's surrogate on ``query`` in the initialization, summed over these tasks."""
-        at = leaves(self.query.outputs)
-        with torch.enable_grad():
-            loss = surrogate_loss(self.learner.problem.policy, at, query).sum()
-        return self.pull(self.query.pull(gradients(loss, at)))
+    def gradient(self, objective: Objective, data: TaskData[Rollouts]) -> Params:
+        """Of the objective in what is meta-learned, summed over these tasks.
+
+        Args:
+            objective: of the adapted policies, and of those before each step.
+            data: what this was made from.
+        """
+        policy, support = self.learner.problem.policy, objective.support
+        after = pull_loss(self.query, lambda at: objective.query(policy, at, data.query))
+        if support is None:
+            return self.pull(after)
+
+        def of_support(linear: LinearStep, batch: Rollouts) -> Params:
+            return pull_loss(linear.step.loss.distribution, lambda at: support(policy, at, batch, data.credit))
+
+        return self.pull(after, [of_support(*each) for each in zip(self.steps, data.support, strict=True)])
+
+    def values(self, objective: Objective, data: TaskData[Rollouts]) -> Tensor:
+        """The objective of each task ``[M]``, without history."""
+        before = [linear.step.loss.distribution.outputs for linear in self.steps]
+        with torch.no_grad():
+            return objective_values(objective, self.learner.problem.policy, before, self.query.outputs, data)
 
     def subsample(self, data: TaskData[Rollouts], stride: int, share: float) -> Linearization:
         """The same linearization, at the same adapted parameters, estimated on less.
@@ -110,26 +158,41 @@ class Linearization(NamedTuple):
             share: of the support's time steps, those of the greatest absolute advantages.
         """
         if share == 1.0:
-            return _linearization(self.learner, self.eta, self.steps, self.phi, stride_steps(data.query, stride))
+            return self._judged_by(stride_steps(data.query, stride))
         steps = []
         for linear, batch in zip(self.steps, data.support, strict=True):
             part = heaviest_steps(batch, share)
             loss = self.learner.problem.local_loss(linear.step.point, part)
             steps.append(linear._replace(step=linear.step._replace(loss=loss)))
-        query = stride_steps(data.query, stride)
-        return _linearization(self.learner, self.eta, tuple(steps), self.phi, query)
+        return self._replace(steps=tuple(steps))._judged_by(stride_steps(data.query, stride))
+
+    def _judged_by(self, query: Rollouts) -> Linearization:
+        """The same with the distributions of another query."""
+        distributions = self.learner.problem.policy.linearize(self.phi, query.observations.flatten(1, 2))
+        return self._replace(query=distributions, weights=sample_weights(query))
 
 
 def linearize(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Linearization:
-    """Adapt from ``meta.theta`` on the support data and keep what Jacobian products need."""
+    """Adapt from ``meta`` on the support data and keep what Jacobian products need."""
     theta = expand(meta.theta, data.query.rewards.shape[0])
     adaptation = adapt(learner, meta.eta, theta, data.support)
     steps = tuple(_linear_step(step, meta.eta) for step in adaptation.steps)
-    return _linearization(learner, meta.eta, steps, adaptation.phi, data.query)
+    distributions = learner.problem.policy.linearize(adaptation.phi, data.query.observations.flatten(1, 2))
+    start = _start(learner, theta)
+    return Linearization(learner, meta, start, steps, adaptation.phi, distributions, sample_weights(data.query))
 
 
-def _linearization(
-    learner: PolicyLearner, eta: Params, steps: tuple[LinearStep, ...], phi: Params, query: Rollouts
-) -> Linearization:
-    distributions = learner.problem.policy.linearize(phi, query.observations.flatten(1, 2))
-    return Linearization(learner, eta, steps, phi, distributions, sample_weights(query))
+def _start(learner: PolicyLearner, phi: Params) -> LinearMap | None:
+    if not learner.rules:
+        return None
+    init = learner.rules[0].init
+    varying = [name for name, value in init(leaves(phi)).items() if value.requires_grad]
+    return AutogradMap(lambda at: {name: init(at)[name] for name in varying}, phi) if varying else None
+
+
+def pull_loss(distribution: LinearMap, loss: Callable[[Params], Tensor]) -> Params:
+    """Gradient in the parameters of a loss of their action distributions, summed over tasks."""
+    at = leaves(distribution.outputs)
+    with torch.enable_grad():
+        total = loss(at).sum()
+    return distribution.pull(gradients(total, at))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Adaptation, inner_step, unadapted
+from metarl.inner.adapt import Adaptation, LocalLoss, inner_step, unadapted
 from metarl.inner.supervised_problem import SupervisedLearner
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.processor import map_groups
@@ -124,9 +124,14 @@ def implicit(
         losses = learner.problem.outer_loss(at, data.query)
         slope = gradients(losses.sum(), at)
     local = learner.problem.local_loss(phi, data.support[-1], differentiable=False)
+    solved = solve_proximal(local, slope, proximity=proximity, cg_iterations=cg_iterations)
+    return {name: value.sum(0) for name, value in solved.items()}, {}, losses.detach()
+
+
+def solve_proximal(local: LocalLoss, slope: Params, *, proximity: float, cg_iterations: int) -> Params:
+    """The inverse of 1 + H / proximity times ``slope`` for each task ``[M, ...]``, H the Hessian of the local loss."""
 
     def product(vector: Params) -> Params:
         return add_scaled(vector, local.curve(vector), 1.0 / proximity)
 
-    solved = conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)
-    return {name: value.sum(0) for name, value in solved.items()}, {}, losses.detach()
+    return conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from metarl.inner.adapt import adapt
 from metarl.inner.policy_problem import PolicyLearner
-from metarl.losses import mean_kl, surrogate_loss
+from metarl.losses import mean_kl
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.outer.linearize import Linearization, linearize
+from metarl.outer.objectives import SURROGATE, Objective, objective_values
 from metarl.processor import map_groups
-from metarl.trees import add_scaled, dot, expand, is_finite, mean_of_sums, scale, split_tasks
+from metarl.trees import add_scaled, dot, expand, is_finite, joined, mean_of_sums, scale, split, split_tasks
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
 
 
@@ -71,8 +72,8 @@ class TrustRegionConfig:
 class Update(NamedTuple):
     """The outcome of one trust-region step."""
 
-    theta: Params
-    """The new initialization, or the old one if the step was refused."""
+    meta: Meta
+    """Where it moved to, or the old one if the step was refused."""
     accepted: bool
     metrics: Metrics
 
@@ -88,36 +89,40 @@ def trust_region_update(
     data: TaskData[Rollouts],
     config: TrustRegionConfig,
     *,
+    objective: Objective = SURROGATE,
     check_fisher: bool = False,
 ) -> Update:
-    """Move the initialization along the natural meta-gradient, as far as the measured KL and surrogate allow.
+    """Move what is meta-learned along the natural meta-gradient, as far as the measured KL and objective allow.
 
     Args:
         learner: policy, inner rules and inner loss.
         meta: where the data was collected.
         data: support and query rollouts of the meta-batch.
         config: the trust region.
+        objective: what is to fall.
         check_fisher: with a subsampled Fisher matrix, also solve with the full one and report the cosine of the two.
 
     Returns:
-        The new initialization; the old one, with ``accepted`` false, if no candidate improved the surrogate within the
-        trust region or if anything was not finite.
+        The new values; the old ones, with ``accepted`` false, if no candidate improved the objective within the trust
+        region or if anything was not finite.
     """
     tasks = data.query.rewards.shape[0]
     groups = split_tasks(data, learner.task_chunk)
-    gradient, before, linearizations = _meta_gradient(learner, meta, groups, tasks, config)
+    gradient, before, linearizations = _meta_gradient(learner, meta, groups, tasks, config, objective)
     metrics: Metrics = {"outer/gradient_norm": float(dot(gradient, gradient).sqrt())}
     direction, length = _natural_direction(linearizations, gradient, tasks, config)
     if check_fisher and config.subsamples:
-        _, _, everything = _meta_gradient(learner, meta, groups, tasks, config.whole)
+        _, _, everything = _meta_gradient(learner, meta, groups, tasks, config.whole, objective)
         metrics["outer/fisher_cosine"] = _cosine(direction, _natural_direction(everything, gradient, tasks, config)[0])
         del everything
     del linearizations
-    step = scale(direction, -length)
+    step, start = scale(direction, -length), joined(meta)
+
+    def at(fraction: float) -> Meta:
+        return split(add_scaled(start, step, fraction), meta)
+
     accepted, candidate, tried = _line_search(
-        lambda fraction: _evaluate(learner, meta._replace(theta=add_scaled(meta.theta, step, fraction)), groups, tasks),
-        before,
-        config,
+        lambda fraction: _evaluate(learner, at(fraction), groups, tasks, objective), before, config
     )
     metrics |= {
         "outer/surrogate": candidate.surrogate,
@@ -126,10 +131,10 @@ def trust_region_update(
         "outer/line_search_steps": float(tried),
         "outer/step_norm": float(length * dot(direction, direction).sqrt()),
     }
-    theta = add_scaled(meta.theta, step, accepted)
-    if accepted == 0.0 or not is_finite(theta):
-        return Update(meta.theta, False, metrics)
-    return Update(theta, True, metrics)
+    moved = at(accepted)
+    if accepted == 0.0 or not is_finite(joined(moved)):
+        return Update(meta, False, metrics)
+    return Update(moved, True, metrics)
 
 
 def _meta_gradient(
@@ -138,16 +143,17 @@ def _meta_gradient(
     groups: Sequence[TaskData[Rollouts]],
     tasks: int,
     config: TrustRegionConfig,
+    objective: Objective,
 ) -> tuple[Params, _Candidate, list[Linearization]]:
-    """Gradient of minus the surrogate, its value, and what Fisher products need."""
+    """Gradient of the objective, its value, and what Fisher products need."""
 
     def one(group: TaskData[Rollouts]) -> tuple[Params, Tensor, Linearization]:
         full = linearize(learner, meta, group)
-        value = _objectives(learner, full.query.outputs, group)
+        value = _sums(full.values(objective, group), learner, full.query.outputs, group)
         part = full
         if config.subsamples:
             part = full.subsample(group, config.fisher_stride, config.fisher_support_share)
-        return full.surrogate_gradient(group.query), value, part
+        return full.gradient(objective, group), value, part
 
     sums, values, linearizations = zip(*map_groups(one, groups, _device(groups)), strict=True)
     return mean_of_sums(sums, tasks), _mean_candidate(values, tasks), list(linearizations)
@@ -167,26 +173,26 @@ def _natural_direction(
     return direction, torch.sqrt(2.0 * config.max_kl / dot(direction, gradient).clamp(min=1e-20))
 
 
-def _evaluate(learner: PolicyLearner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int) -> _Candidate:
-    """Surrogate and KL after adapting from ``meta``, means over tasks."""
+def _evaluate(
+    learner: PolicyLearner, meta: Meta, groups: Sequence[TaskData[Rollouts]], tasks: int, objective: Objective
+) -> _Candidate:
+    """Objective and KL after adapting from ``meta``, means over tasks."""
+    policy = learner.problem.policy
 
     def one(group: TaskData[Rollouts]) -> Tensor:
         theta = expand(meta.theta, group.query.rewards.shape[0])
-        phi = adapt(learner, meta.eta, theta, group.support).phi
+        adaptation = adapt(learner, meta.eta, theta, group.support)
+        before = [step.loss.distribution.outputs for step in adaptation.steps]
         with torch.no_grad():
-            distribution = learner.problem.policy.distribution(phi, group.query.observations.flatten(1, 2))
-        return _objectives(learner, distribution, group)
+            after = policy.distribution(adaptation.phi, group.query.observations.flatten(1, 2))
+            return _sums(objective_values(objective, policy, before, after, group), learner, after, group)
 
     return _mean_candidate(map_groups(one, groups, _device(groups)), tasks)
 
 
-def _objectives(learner: PolicyLearner, distribution: Params, group: TaskData[Rollouts]) -> Tensor:
-    """Surrogate and KL of the query's ``distribution``, summed over tasks, ``[2]``."""
-    with torch.no_grad():
-        parts = (
-            objective(learner.problem.policy, distribution, group.query) for objective in (surrogate_loss, mean_kl)
-        )
-        return torch.stack([part.sum() for part in parts])
+def _sums(values: Tensor, learner: PolicyLearner, distribution: Params, group: TaskData[Rollouts]) -> Tensor:
+    """Objective and KL of the query's ``distribution``, summed over tasks, ``[2]``."""
+    return torch.stack([values.sum(), mean_kl(learner.problem.policy, distribution, group.query).sum()])
 
 
 def _mean_candidate(sums: Sequence[Tensor], tasks: int) -> _Candidate:

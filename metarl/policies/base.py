@@ -99,6 +99,11 @@ class Policy(Protocol):
         """The settings."""
         ...
 
+    @property
+    def head_names(self) -> frozenset[str]:
+        """Parameters that are not of the hidden layers: the last layer, and what stands beside the network."""
+        ...
+
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters, without a task axis."""
         ...

@@ -60,6 +60,12 @@ class CategoricalPolicy:
         """Choices in an action."""
         return len(self.sizes)
 
+    @property
+    def head_names(self) -> frozenset[str]:
+        """See ``Policy.head_names``."""
+        last = len(self.config.hidden)
+        return frozenset({f"weight_{last}", f"bias_{last}"})
+
     @cached_property
     def _layout(self) -> _Layout:
         return _Layout(self.sizes)

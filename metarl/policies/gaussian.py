@@ -31,6 +31,12 @@ class GaussianPolicy:
     action_size: int
     config: PolicyConfig
 
+    @property
+    def head_names(self) -> frozenset[str]:
+        """See ``Policy.head_names``."""
+        last = len(self.config.hidden)
+        return frozenset({f"weight_{last}", f"bias_{last}", "log_std"})
+
     def init(self, generator: torch.Generator) -> Params:
         """Fresh parameters, without a task axis."""
         sizes = (self.observation_size, *self.config.hidden, self.action_size)

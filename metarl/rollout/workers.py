@@ -28,6 +28,7 @@ import cloudpickle
 import gymnasium
 import numpy as np
 
+from metarl.observed import ObservedTask
 from metarl.policies.base import Policy
 from metarl.rollout.exchange import (
     Failure,
@@ -195,7 +196,8 @@ class WorkerPool:
     def _start(self) -> None:
         if self._workers:
             return
-        _send_by_value(type(self.family).__module__)
+        own = self.family.family if isinstance(self.family, ObservedTask) else self.family
+        _send_by_value(type(own).__module__)
         family = _dumps(self.family, f"the task family {type(self.family).__name__}")
         memory = self._progress_memory = new_memory(8 * self.config.count)
         for index in range(self.config.count):

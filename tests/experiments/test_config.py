@@ -11,7 +11,7 @@ import pytest
 import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
-from metarl.reinforcement import MetaTrainConfig
+from metarl.reinforcement.config import MetaTrainConfig
 from metarl.tasks import FAMILIES, UnknownTaskFamily
 
 ALL = [(family, preset) for family, presets in PRESETS.items() for preset in presets]

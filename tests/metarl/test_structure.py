@@ -15,7 +15,8 @@ FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "experiments": "metarl.exp
 """Folders of the repository and the packages that they are installed as."""
 
 ORDER = [
-    "types", "trees", "linear", "tasks", "plugins", "spaces", "mlp_kernels", "nets", "conv", "models", "compiled",
+    "types", "trees", "linear", "tasks", "algorithms", "plugins", "spaces", "observed", "mlp_kernels", "nets", "conv",
+    "models", "compiled",
     "processor", "policies", "losses", "rollout", "inner", "outer", "variants", "engine", "reinforcement", "few_shot",
     "logs", "checkpoints",
 ]  # fmt: skip

@@ -256,6 +256,8 @@ def in_double(value: Any) -> Any:
     """Whatever holds tensors, with those of floats in float64."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
+    if value is None:
+        return None
     if isinstance(value, dict):
         return {name: in_double(each) for name, each in value.items()}
     return type(value)(*map(in_double, value)) if hasattr(value, "_fields") else tuple(map(in_double, value))

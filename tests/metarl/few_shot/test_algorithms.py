@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metarl.algorithms import UnknownAlgorithm, UnsuitableAlgorithm
 from metarl.few_shot.algorithms import (
     ALGORITHMS,
-    UnknownAlgorithm,
-    UnsuitableAlgorithm,
     family_for,
     find_algorithm,
     make_learner,

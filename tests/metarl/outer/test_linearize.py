@@ -11,6 +11,7 @@ from metarl.inner.adapt import adapt
 from metarl.inner.rules import Feedback, InnerRule
 from metarl.losses import surrogate_loss
 from metarl.outer.linearize import linearize
+from metarl.outer.objectives import SURROGATE
 from metarl.trees import (
     expand,
     gradients,
@@ -30,7 +31,7 @@ TASKS = 3
 
 def meta_gradient(problem) -> Params:
     linearization = linearize(problem.learner, problem.meta, problem.data)
-    return mean_of_sums([linearization.surrogate_gradient(problem.data.query)], TASKS)
+    return mean_of_sums([linearization.gradient(SURROGATE, problem.data)], TASKS)
 
 
 def fisher_product(problem, vector: Tensor) -> Tensor:
@@ -181,9 +182,7 @@ def test_groups_of_tasks_add_up_to_all_of_them(make_problem, estimator, size):
     (vector,) = directions(problem, 1)
     groups = split_tasks(problem.data, size)
     parts = [linearize(problem.learner, problem.meta, group) for group in groups]
-    gradient = mean_of_sums(
-        [part.surrogate_gradient(group.query) for part, group in zip(parts, groups, strict=True)], TASKS
-    )
+    gradient = mean_of_sums([part.gradient(SURROGATE, group) for part, group in zip(parts, groups, strict=True)], TASKS)
     product = mean_of_sums([part.fisher_product(problem.params(vector)) for part in parts], TASKS)
     assert_close(gradient, meta_gradient(problem), rtol=1e-10, atol=1e-12)
     assert_close(problem.vector(product), fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
@@ -276,7 +275,7 @@ def test_a_rule_with_state_and_learned_parameters_is_differentiated_through(make
     learner = problem.learner._replace(rules=[rule, rule])
     policy, query = learner.problem.policy, problem.data.query
     meta = problem.meta._replace(eta={"factor": torch.tensor(0.7, dtype=torch.float64)})
-    gradient = linearize(learner, meta, problem.data).surrogate_gradient(query)
+    gradient = linearize(learner, meta, problem.data).gradient(SURROGATE, problem.data)
     (vector,) = directions(problem, 1)
     theta = problem.vector(meta.theta)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from metarl.outer.linearize import linearize
+from metarl.outer.objectives import SURROGATE
 from metarl.outer.trust_region import TrustRegionConfig, Update, trust_region_update
 from metarl.types import TaskData
 
@@ -30,7 +31,7 @@ def update(problem, *, check_fisher: bool = False, **options) -> Update:
 
 
 def step(problem, found: Update) -> Tensor:
-    return problem.vector(found.theta) - problem.vector(problem.meta.theta)
+    return problem.vector(found.meta.theta) - problem.vector(problem.meta.theta)
 
 
 def with_query(problem, **fields):
@@ -41,7 +42,7 @@ def with_query(problem, **fields):
 def dense_step(problem, max_kl: float, damping: float) -> Tensor:
     """The natural-gradient step of length ``max_kl`` by dense linear algebra."""
     linearization = linearize(problem.learner, problem.meta, problem.data)
-    gradient = problem.vector(linearization.surrogate_gradient(problem.data.query)) / 3.0
+    gradient = problem.vector(linearization.gradient(SURROGATE, problem.data)) / 3.0
     identity = torch.eye(gradient.numel(), dtype=torch.float64)
     rows = [problem.vector(linearization.fisher_product(problem.params(axis))) / 3.0 for axis in identity]
     direction = torch.linalg.solve(torch.stack(rows) + damping * identity, gradient)
@@ -53,7 +54,7 @@ def dense_step(problem, max_kl: float, damping: float) -> Tensor:
 def test_an_accepted_step_improves_the_surrogate_within_the_trust_region(make_problem, estimator, steps):
     problem = make_problem(estimator, steps)
     before, found = problem.vector(problem.meta.theta), update(problem)
-    after = problem.vector(found.theta)
+    after = problem.vector(found.meta.theta)
     assert found.accepted
     assert set(found.metrics) == METRICS
     assert problem.surrogate(after) < problem.surrogate(before)
@@ -73,7 +74,7 @@ def test_the_full_step_is_the_damped_natural_gradient_scaled_to_the_bound(make_p
     assert_close(step(problem, found), fraction * expected, rtol=1e-4, atol=1e-4 * float(expected.norm()))
     assert found.metrics["outer/step_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
     # The quadratic model is exact for so small a step, but damping takes a share of the length.
-    assert 0.5e-6 < problem.kl(problem.vector(found.theta)) <= 1e-6
+    assert 0.5e-6 < problem.kl(problem.vector(found.meta.theta)) <= 1e-6
 
 
 def test_the_line_search_takes_the_first_candidate_that_improves_within_the_trust_region(make_problem):
@@ -99,7 +100,7 @@ def test_a_line_search_without_a_good_candidate_leaves_the_parameters(make_probl
     found = update(make_problem("lvc", 1), max_kl=1.0, line_search_steps=1)
     problem = make_problem("lvc", 1)
     assert not found.accepted
-    assert torch.equal(problem.vector(found.theta), problem.vector(problem.meta.theta))
+    assert torch.equal(problem.vector(found.meta.theta), problem.vector(problem.meta.theta))
     assert found.metrics["outer/line_search_steps"] == 1.0
     assert found.metrics["outer/surrogate_change"] == 0.0
 
@@ -110,7 +111,7 @@ def test_a_surrogate_that_cannot_improve_leaves_the_parameters(make_problem):
     problem = with_query(problem, advantages=torch.zeros_like(problem.data.query.advantages))
     found = update(problem)
     assert not found.accepted
-    assert torch.equal(problem.vector(found.theta), problem.vector(problem.meta.theta))
+    assert torch.equal(problem.vector(found.meta.theta), problem.vector(problem.meta.theta))
     assert found.metrics["outer/gradient_norm"] == 0.0
     assert set(found.metrics) == METRICS
 
@@ -127,7 +128,7 @@ def test_numbers_that_are_not_finite_leave_the_parameters(make_problem, where, b
     data = problem.data._replace(**{where: batch if where == "query" else (batch,)})
     found = update(replace(problem, data=data))
     assert not found.accepted
-    assert found.theta is problem.meta.theta
+    assert found.meta.theta is problem.meta.theta
     assert set(found.metrics) == METRICS
 
 
@@ -135,7 +136,7 @@ def test_data_in_which_every_episode_diverged_leaves_the_parameters(make_problem
     problem = make_problem("lvc", 1)
     found = update(with_query(problem, mask=torch.zeros_like(problem.data.query.mask)))
     assert not found.accepted
-    assert found.theta is problem.meta.theta
+    assert found.meta.theta is problem.meta.theta
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
@@ -177,7 +178,7 @@ def test_the_cosine_of_a_subsampled_step_is_that_to_the_full_one(make_problem, s
 
 def test_heavy_damping_turns_the_step_to_the_gradient(make_problem):
     problem = make_problem("lvc", 1)
-    gradient = linearize(problem.learner, problem.meta, problem.data).surrogate_gradient(problem.data.query)
+    gradient = linearize(problem.learner, problem.meta, problem.data).gradient(SURROGATE, problem.data)
     slope, moved = problem.vector(gradient), step(problem, update(problem, damping=1e6))
     assert float(slope @ moved / (slope.norm() * moved.norm())) == pytest.approx(-1.0, abs=1e-6)
 

@@ -22,6 +22,7 @@ from metarl.inner.rules import sgd
 from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import Estimator, make_inner_loss
 from metarl.outer.linearize import linearize
+from metarl.outer.objectives import SURROGATE
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 START = tensor([0.7, 0.3], dtype=torch.float64)
@@ -191,7 +192,7 @@ def meta_gradient(estimator: Estimator, steps: int) -> Tensor:
         batches.append(everything(theta))
         theta = theta + INNER_STEP_SIZE * gradient(theta)
     data = TaskData(tuple(batches[:-1]), batches[-1])
-    found = linearize(learner, Meta({"logits": THETA}, {}, {}), data).surrogate_gradient(data.query)
+    found = linearize(learner, Meta({"logits": THETA}, {}, {}), data).gradient(SURROGATE, data)
     return -found["logits"]
 
 

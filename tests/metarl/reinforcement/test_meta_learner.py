@@ -18,7 +18,10 @@ from metarl.engine import Iteration, TrainingStalled, TrainState
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
-from metarl.reinforcement import MetaTrainConfig, evaluate, initial_state, make_learner, meta_train_policy
+from metarl.reinforcement.algorithms import make_learner
+from metarl.reinforcement.collecting import evaluate
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.meta_learner import initial_state, meta_train_policy
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
@@ -330,7 +333,7 @@ def test_a_tiny_run_learns_to_adapt():
     ("options", "message"),
     [
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1, got 0"),
-        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"iterations": -1}, "iterations must be 0 or more, got -1"),
         ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
         ({"held_out_tasks": 0}, "held_out_tasks must be at least 1, got 0"),
         ({"task_chunk": 0}, "task_chunk must be at least 1, got 0"),

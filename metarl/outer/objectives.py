@@ -1,0 +1,113 @@
+"""What the outer loop improves: losses of the adapted policies, and of the policies that they were adapted from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.losses import log_ratios, mean_kl, sample_weights, surrogate_loss
+from metarl.policies.base import Policy
+from metarl.types import Params, Rollouts, TaskData
+
+QueryLoss = Callable[[Policy, Params, Rollouts], Tensor]
+"""From the adapted policies' action distributions on the query, and the query, to a loss of each task ``[M]``."""
+SupportLoss = Callable[[Policy, Params, Rollouts, Tensor | None], Tensor]
+"""From the distributions on one support batch, of the policies before its step, the batch and the tasks' credit to a
+loss of each task ``[M]``."""
+
+
+class Objective(NamedTuple):
+    """A loss of each task: of its query, and of each of its support batches, summed over the steps."""
+
+    query: QueryLoss
+    support: SupportLoss | None = None
+
+
+SURROGATE = Objective(surrogate_loss)
+"""TRPO's; its gradient where the data was collected is the policy gradient."""
+
+
+def clipped_loss(policy: Policy, distribution: Params, batch: Rollouts, clip: float) -> Tensor:
+    """PPO's objective to minimize (Schulman et al. 2017, arXiv:1707.06347, eq. 7)."""
+    ratio = torch.exp(log_ratios(policy, distribution, batch))
+    advantages = batch.advantages.flatten(1)
+    worse = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
+    return -(worse * sample_weights(batch)).sum(1)
+
+
+def clipped(clip: float, kl_penalty: float, steps: int) -> Objective:
+    """ProMP (Rothfuss et al. 2019, arXiv:1810.06784, eqs. 12 and 13); without a penalty MAML with PPO.
+
+    Args:
+        clip: greatest change of the likelihood ratio that is rewarded.
+        kl_penalty: weight of the KL from the policies that collected the support to those of now, mean over steps.
+        steps: S.
+    """
+
+    def query(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
+        return clipped_loss(policy, distribution, batch, clip)
+
+    def support(policy: Policy, distribution: Params, batch: Rollouts, credit: Tensor | None) -> Tensor:
+        return (kl_penalty / steps) * mean_kl(policy, distribution, batch)
+
+    return Objective(query, support if kl_penalty and steps else None)
+
+
+def credit_loss(policy: Policy, distribution: Params, batch: Rollouts, credit: Tensor | None) -> Tensor:
+    """E-MAML's extra term (Stadie et al. 2018, arXiv:1803.01118, eq. 5): what the support was drawn from gets credit
+    for what came of it. Its gradient is minus the credit times the score of the whole batch.
+
+    Raises:
+        ValueError: if the data has no credit.
+    """
+    if credit is None:
+        raise ValueError("E-MAML's objective needs the credit of each task, got none; see TaskData.credit")
+    return -credit * (log_ratios(policy, distribution, batch) * batch.mask.flatten(1)).sum(1)
+
+
+EXPLORING = Objective(surrogate_loss, credit_loss)
+"""E-MAML's."""
+
+
+def credit_of(query: Rollouts, support: Rollouts, *, standardize: bool) -> Tensor:
+    """The credit of each task ``[M]``, on the scale of the surrogate, less that of the other tasks.
+
+    The surrogate is a mean over E * T time steps, so its gradient is that of the mean return over T.
+
+    Args:
+        query: rollouts of the adapted policies.
+        support: rollouts of one step.
+        standardize: where advantages are normalized, divide by the deviation over tasks and by the number of support
+            steps, as the code released with arXiv:1810.06784 does: a mean over steps, whose variance can be borne, and
+            no longer the exact gradient.
+    """
+    healthy = query.mask.amax(2)
+    returns = query.rewards.sum((1, 2)) / healthy.sum(1).clamp(min=1.0)
+    tasks, horizon = len(returns), query.mask.shape[2]
+    if standardize:
+        steps = support.mask.sum((1, 2)).clamp(min=1.0)
+        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-8) / steps
+    others = (returns.sum() - returns) / max(tasks - 1, 1)
+    return (returns - (others if tasks > 1 else 0.0)) / horizon
+
+
+def objective_values(
+    objective: Objective, policy: Policy, before: list[Params], after: Params, data: TaskData[Rollouts]
+) -> Tensor:
+    """The objective of each task ``[M]``.
+
+    Args:
+        objective: to be evaluated.
+        policy: that acts.
+        before: action distributions on each support batch, of the policies before its step.
+        after: those of the adapted policies on the query.
+        data: support and query.
+    """
+    values = objective.query(policy, after, data.query)
+    if objective.support is not None:
+        for distribution, batch in zip(before, data.support, strict=True):
+            values = values + objective.support(policy, distribution, batch, data.credit)
+    return values

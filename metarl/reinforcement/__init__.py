@@ -1,0 +1,1 @@
+"""Policies that meta-learn to adapt: algorithms by name, what they collect, and how they are judged."""

@@ -1,0 +1,275 @@
+"""Algorithms that meta-learn policies, by name: each a few lines over the same parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl import algorithms
+from metarl.algorithms import UnsuitableAlgorithm
+from metarl.engine import TrainState, Update
+from metarl.inner.adapt import Learner
+from metarl.inner.policy_problem import InnerConfig, PolicyLearner, PolicyProblem
+from metarl.inner.rules import InnerRule, descent, only, proximal_sgd, sgd
+from metarl.losses import Estimator, make_inner_loss
+from metarl.observed import observe_task
+from metarl.outer.descent import descend, start
+from metarl.outer.objectives import EXPLORING, SURROGATE, Objective, clipped
+from metarl.outer.policy_gradients import PolicyEstimate, implicit, reptile, through
+from metarl.outer.trust_region import trust_region_update
+from metarl.policies.base import Policy
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.tasks import TaskFamily
+from metarl.types import Meta, Params, Rollouts, TaskData
+
+
+class Outer(NamedTuple):
+    """How what is meta-learned moves."""
+
+    start: Callable[[Meta], Params]
+    """What is carried from one iteration to the next, before the first."""
+    update: Callable[[PolicyLearner, TrainState, TaskData[Rollouts]], Update]
+
+
+MakeRule = Callable[[Policy, InnerConfig], Callable[[float], InnerRule]]
+"""From policy and settings to the rule of a step size."""
+
+
+def _descend(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
+    return sgd
+
+
+def _stay(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
+    return lambda size: sgd(0.0)
+
+
+def _nothing_else(theta: Params, inner: InnerConfig) -> Params:
+    return {}
+
+
+class Algorithm(NamedTuple):
+    """A row of the table."""
+
+    summary: str
+    """A line for ``metarl list``."""
+    outer: Callable[[MetaTrainConfig], Outer] | None
+    """How it learns across tasks; None if it does not."""
+    uses: frozenset[str]
+    """Settings that not every algorithm has; see ``OPTIONAL``."""
+    rule: MakeRule = _descend
+    init_eta: Callable[[Params, InnerConfig], Params] = _nothing_else
+    """What is meta-learned besides the initialization, from that."""
+    estimator: Estimator | None = None
+    """Of the inner loss, where it is not a choice."""
+    first_order: bool = False
+    steps_in_training: bool = True
+    """Whether policies adapt while the initialization is trained."""
+    observes_task: bool = False
+
+
+OPTIONAL = ("outer", "optimizer", "clipping", "inner.proximity", "inner.cg_iterations")
+"""Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """The row of a name.
+
+    Raises:
+        UnknownAlgorithm: naming the closest known.
+    """
+    return algorithms.find(name, ALGORITHMS)
+
+
+def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
+    """That what was chosen besides the defaults is of use.
+
+    Raises:
+        UnknownAlgorithm: naming the closest known.
+        UnsuitableAlgorithm: naming what the algorithm does not use or cannot do without.
+    """
+    row, name = find_algorithm(config.algorithm), config.algorithm
+    for path in OPTIONAL:
+        if path not in row.uses and _at(config, path) != _at(defaults, path):
+            users = ", ".join(each for each, other in ALGORITHMS.items() if path in other.uses)
+            raise UnsuitableAlgorithm(
+                f"{name} does not use the settings --{path.replace('_', '-')}, which were changed; leave them out, or "
+                f"choose an algorithm that does: {users}"
+            )
+    if row.estimator is not None and config.inner.estimator not in (row.estimator, defaults.inner.estimator):
+        raise UnsuitableAlgorithm(
+            f"{name} has the inner estimator {row.estimator}, got --inner.estimator {config.inner.estimator}; leave it "
+            "out"
+        )
+    if name in ("reptile", "imaml") and not config.inner.steps:
+        raise UnsuitableAlgorithm(f"{name} learns from where adaptation ends, so inner steps must be at least 1, got 0")
+
+
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> PolicyLearner:
+    """The inner loop of the algorithm that ``config`` names.
+
+    Args:
+        policy: as ``initial_state`` made it.
+        config: the run.
+        step_sizes: of each step where policies are judged; in training they are the run's own.
+    """
+    row, inner = find_algorithm(config.algorithm), config.inner
+    if step_sizes is None:
+        step_sizes = [inner.step_size] * (inner.steps if row.steps_in_training else 0)
+    rule = row.rule(policy, inner)
+    problem = PolicyProblem(policy, make_inner_loss(row.estimator or inner.estimator, policy))
+    first_order = row.first_order or inner.first_order
+    return Learner(problem, [rule(size) for size in step_sizes], first_order, config.task_chunk)
+
+
+def make_outer(config: MetaTrainConfig) -> Outer:
+    """How the algorithm that ``config`` names learns across tasks.
+
+    Raises:
+        UnsuitableAlgorithm: if it does not.
+    """
+    outer = find_algorithm(config.algorithm).outer
+    if outer is None:
+        raise UnsuitableAlgorithm(f"{config.algorithm} has nothing to train; --iterations must be 0")
+    return outer(config)
+
+
+def family_for(name: str, family: TaskFamily) -> TaskFamily:
+    """The family as an algorithm sees it."""
+    return observe_task(family) if find_algorithm(name).observes_task else family
+
+
+def _trust_region(objective: Objective) -> Callable[[MetaTrainConfig], Outer]:
+    def build(config: MetaTrainConfig) -> Outer:
+        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
+            check = state.iteration % config.outer.fisher_check_every == 0
+            found = trust_region_update(
+                learner, state.meta, data, config.outer, objective=objective, check_fisher=check
+            )
+            return Update(found.meta, {}, found.accepted, found.metrics)
+
+        return Outer(lambda meta: {}, update)
+
+    return build
+
+
+def _descent(
+    make_estimate: Callable[[MetaTrainConfig, float, int], PolicyEstimate], *, several: bool = False
+) -> Callable[[MetaTrainConfig], Outer]:
+    """Along an estimate, made from the settings, the weight of the support's KL and the number of inner steps."""
+
+    def build(config: MetaTrainConfig) -> Outer:
+        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
+            found = descend(
+                learner,
+                state.meta,
+                state.optimizer,
+                data,
+                lambda penalty: make_estimate(config, penalty, len(learner.rules)),
+                optimizer=config.optimizer,
+                rate=config.optimizer.rate(state.iteration, config.iterations),
+                clip=config.clipping,
+                epochs=config.clipping.epochs if several else 1,
+            )
+            return Update(found.meta, found.moments, found.accepted, found.metrics)
+
+        return Outer(lambda meta: start(meta, config.optimizer, config.clipping), update)
+
+    return build
+
+
+_ANCHORED = _descent(
+    lambda config, penalty, steps: through(clipped(config.clipping.clip, penalty, steps)), several=True
+)
+_CLIPPED = _descent(lambda config, penalty, steps: through(clipped(config.clipping.clip, 0.0, steps)), several=True)
+_ALONG_SURROGATE = _descent(lambda config, penalty, steps: through(SURROGATE))
+_TRUST_REGION = _trust_region(SURROGATE)
+
+
+def _meta_sgd(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
+    """Where policies are judged with other step sizes, the learned ones change by the same factor."""
+    return lambda size: descent(lambda eta, name: (size / inner.step_size) * eta[f"step_size/{name}"])
+
+
+def _step_sizes(theta: Params, inner: InnerConfig) -> Params:
+    return {f"step_size/{name}": torch.full_like(value, inner.step_size) for name, value in theta.items()}
+
+
+_REGION, _OPTIMIZER = frozenset({"outer"}), frozenset({"optimizer"})
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "maml-trpo": Algorithm(
+        "a trust region through the adaptation (Finn et al. 2017, arXiv:1703.03400, alg. 3)", _TRUST_REGION, _REGION
+    ),
+    "fomaml-trpo": Algorithm(
+        "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
+        _TRUST_REGION,
+        _REGION,
+        first_order=True,
+    ),
+    "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _OPTIMIZER),
+    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _OPTIMIZER | {"clipping"}),
+    "promp": Algorithm(
+        "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
+        _ANCHORED,
+        _OPTIMIZER | {"clipping"},
+    ),
+    "e-maml": Algorithm(
+        "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
+        _trust_region(EXPLORING),
+        _REGION,
+    ),
+    "dice-maml": Algorithm(
+        "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
+        _ALONG_SURROGATE,
+        _OPTIMIZER,
+        estimator="dice",
+    ),
+    "meta-sgd": Algorithm(
+        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835), trust region",
+        _TRUST_REGION,
+        _REGION,
+        rule=_meta_sgd,
+        init_eta=_step_sizes,
+    ),
+    "anil": Algorithm(
+        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157), trust region",
+        _TRUST_REGION,
+        _REGION,
+        rule=lambda policy, inner: lambda size: only(sgd(size), policy.head_names),
+    ),
+    "reptile": Algorithm(
+        "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
+        _descent(lambda config, penalty, steps: reptile),
+        _OPTIMIZER,
+    ),
+    "imaml": Algorithm(
+        "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630), Adam",
+        _descent(lambda config, penalty, steps: implicit(config.inner.proximity, config.inner.cg_iterations)),
+        _OPTIMIZER | {"inner.proximity", "inner.cg_iterations"},
+        rule=lambda policy, inner: lambda size: proximal_sgd(size, inner.proximity),
+    ),
+    "random": Algorithm("no meta-learning: a random initialization adapts", None, frozenset()),
+    "pretrain": Algorithm(
+        "one policy for all tasks, trust region; then it adapts", _TRUST_REGION, _REGION, steps_in_training=False
+    ),
+    "multi-task": Algorithm(
+        "the same, and it does not adapt", _TRUST_REGION, _REGION, rule=_stay, steps_in_training=False
+    ),
+    "oracle": Algorithm(
+        "one policy that observes what the task is, and does not adapt",
+        _TRUST_REGION,
+        _REGION,
+        rule=_stay,
+        steps_in_training=False,
+        observes_task=True,
+    ),
+}
+"""Every algorithm by its name on the command line."""

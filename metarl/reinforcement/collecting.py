@@ -1,0 +1,112 @@
+"""Rollouts of many tasks before and after each inner step: what is learned from, and what is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metarl.engine import Clock
+from metarl.inner.adapt import Adaptation, inner_step, unadapted
+from metarl.inner.policy_problem import PolicyLearner
+from metarl.processor import keep_freed_memory, map_groups
+from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
+from metarl.rollout.normalizer import make_scaler
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.session import open_session
+from metarl.tasks import Task, TaskFamily
+from metarl.trees import concatenate, expand, take, take_tasks
+from metarl.types import Meta, Params, Rollouts, TaskData
+
+
+class Evaluation(NamedTuple):
+    """Returns of tasks before and after adaptation."""
+
+    returns: np.ndarray
+    """Mean return of each task after 0..K steps, ``[K + 1, M]``; nan where every episode diverged."""
+    success: np.ndarray
+    """Share of episodes that succeeded, ``[K + 1, M]``; nan where the environments do not say."""
+    adapted: tuple[Params, ...]
+    """Each task's parameters after 0..K steps, leaves ``[M, ...]``."""
+    diverged: int
+    """Episodes masked because their simulation diverged."""
+    explained_variance: float
+
+
+def collect(
+    family: TaskFamily,
+    learner: PolicyLearner,
+    meta: Meta,
+    tasks: Sequence[Task],
+    config: RolloutConfig,
+    seeds: EpisodeSeeds,
+    clock: Clock,
+) -> tuple[TaskData[Rollouts], list[Batch], list[Params]]:
+    """Rollouts of every task under the policies adapted 0..S times, each step on fresh episodes.
+
+    Returns:
+        The data of the meta-update, the S + 1 batches, and the parameters that each was collected under.
+    """
+    keep_freed_memory()
+    count = len(tasks)
+    scaler = make_scaler(meta.normalizer)
+    adaptation = unadapted(learner, expand(meta.theta, count))
+    session = open_session(family, tasks, config.episodes)
+    batches: list[Batch] = []
+    reached: list[Params] = []
+    try:
+        for step in range(len(learner.rules) + 1):
+            step_seeds = seeds._replace(path=(*seeds.path, step))
+            with clock.measure("sampling"):
+                batch = collect_batch(
+                    session, learner.problem.policy, adaptation.phi, config=config, seeds=step_seeds, scaler=scaler
+                )
+            batches.append(batch)
+            reached.append(adaptation.phi)
+            if step < len(learner.rules):
+                with clock.measure("inner"):
+                    adaptation = _step(learner, meta, adaptation, batch)
+    finally:
+        session.close()
+    *support, query = (batch.rollouts for batch in batches)
+    return TaskData(tuple(support), query), batches, reached
+
+
+def _step(learner: PolicyLearner, meta: Meta, before: Adaptation, batch: Batch) -> Adaptation:
+    """``inner_step`` of all tasks, a group of them at a time."""
+
+    def one(group: tuple[Adaptation, Rollouts]) -> Adaptation:
+        return inner_step(learner, meta.eta, *group)
+
+    count = batch.rollouts.rewards.shape[0]
+    groups = [slice(start, start + learner.task_chunk) for start in range(0, count, learner.task_chunk)]
+    pieces = [
+        (
+            Adaptation(take(before.phi, group), take(before.state, group), before.taken, ()),
+            take_tasks(batch.rollouts, group),
+        )
+        for group in groups
+    ]
+    stepped = map_groups(one, pieces, batch.rollouts.rewards.device)
+    phi, state = concatenate([each.phi for each in stepped]), concatenate([each.state for each in stepped])
+    return Adaptation(phi, state, before.taken + 1, ())
+
+
+def evaluate(
+    family: TaskFamily,
+    learner: PolicyLearner,
+    meta: Meta,
+    tasks: Sequence[Task],
+    config: RolloutConfig,
+    seeds: EpisodeSeeds,
+) -> Evaluation:
+    """Returns of ``tasks`` after 0..K steps, where K is the number of the learner's rules."""
+    _, batches, reached = collect(family, learner, meta, tasks, config, seeds, Clock())
+    return Evaluation(
+        np.stack([batch.returns for batch in batches]),
+        np.stack([batch.success for batch in batches]),
+        tuple(reached),
+        sum(batch.diverged for batch in batches),
+        float(np.mean([batch.explained_variance for batch in batches])),
+    )

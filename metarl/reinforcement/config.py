@@ -1,0 +1,67 @@
+"""Settings of meta-training policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from metarl.inner.policy_problem import InnerConfig
+from metarl.outer.adam import OptimizerConfig
+from metarl.outer.descent import ClipConfig
+from metarl.outer.trust_region import TrustRegionConfig
+from metarl.policies.base import PolicyConfig
+from metarl.rollout.collect import RolloutConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTrainConfig:
+    """Everything that decides the numbers of a run, but for the task family."""
+
+    algorithm: str = "maml-trpo"
+    """Name of the algorithm ('metarl list')."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    outer: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    clipping: ClipConfig = field(default_factory=ClipConfig)
+    meta_batch_size: int = 40
+    """Tasks per meta-iteration (M)."""
+    iterations: int = 500
+    """Meta-iterations to train for."""
+    max_failures: int = 20
+    """Stop with an error after this many meta-iterations in a row that changed nothing."""
+    held_out_every: int = 10
+    """Evaluate on held-out tasks every this many meta-iterations; 0 never."""
+    held_out_tasks: int = 20
+    """Held-out tasks of these evaluations, the same ones every time."""
+    task_chunk: int = 5
+    """Tasks differentiated together: small groups stay in the processor's caches, large ones fill a GPU."""
+    device: str = "cpu"
+    """Where adaptation and the meta-update run; simulation stays on the processor."""
+    seed: int = 1
+    """Seed of everything random in the run."""
+
+    log_every: ClassVar[int] = 1
+    """Every meta-iteration is logged: it takes seconds."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_batch_size", "max_failures", "held_out_tasks", "task_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("iterations", "held_out_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
+            ) from error
+        if self.inner.estimator == "dice" and self.outer.fisher_support_share < 1.0:
+            raise ValueError(
+                "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
+                f"got {self.outer.fisher_support_share}; set it to 1 or choose the lvc estimator"
+            )
