@@ -28,8 +28,9 @@ class InnerConfig:
     """Inner loss: lvc (low-variance curvature), reinforce, or dice."""
     first_order: bool = False
     """Drop the second derivatives of the inner loss (FOMAML)."""
-    proximity: float = 5.0
-    """Of imaml: weight lambda of the distance to the initialization."""
+    proximity: float = 10.0
+    """Of imaml: weight lambda of the distance to the initialization. The inner loss of a policy is not convex, so it
+    must exceed its greatest negative curvature: about the inverse of the step size."""
     cg_iterations: int = 5
     """Of imaml: products with the Hessian."""
 
@@ -39,7 +40,7 @@ class InnerConfig:
         if not 0.0 < self.step_size < float("inf"):
             raise ValueError(f"the inner step_size must be positive and finite, got {self.step_size}; 0.1 is usual")
         if not 0.0 < self.proximity < float("inf"):
-            raise ValueError(f"inner proximity must be positive and finite, got {self.proximity}; 5 is a start")
+            raise ValueError(f"inner proximity must be positive and finite, got {self.proximity}; 10 is a start")
         if self.cg_iterations < 1:
             raise ValueError(f"inner cg_iterations must be at least 1, got {self.cg_iterations}; 5 is usual")
         if self.estimator not in get_args(Estimator):

@@ -22,7 +22,7 @@ from metarl.inner.rules import sgd
 from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import Estimator, make_inner_loss
 from metarl.outer.linearize import linearize
-from metarl.outer.objectives import SURROGATE
+from metarl.outer.objectives import EXPLORING, SURROGATE
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 START = tensor([0.7, 0.3], dtype=torch.float64)
@@ -226,3 +226,54 @@ def test_the_meta_gradient_with_lvc_is_nearer_to_the_exact_one_than_with_reinfor
     errors = {name: float((meta_gradient(name, steps) - exact).norm() / exact.norm()) for name in ("lvc", "reinforce")}
     assert errors["lvc"] < 0.2
     assert errors["reinforce"] > 0.6
+
+
+def one_trajectory(theta: Tensor, trajectory: tuple[int, ...]) -> Rollouts:
+    """A single episode, so scaled that the mean over its two steps is a sum."""
+    first, action, second, other = trajectory
+    states, actions = tensor([first, second]), tensor([action, other])
+    rewards = REWARDS[states, actions]
+    return Rollouts(
+        observations=torch.nn.functional.one_hot(states, 2).double()[None, None],
+        actions=actions[None, None, :, None],
+        rewards=rewards[None, None],
+        mask=torch.ones(1, 1, 2, dtype=torch.float64),
+        log_probs=torch.log_softmax(theta, -1)[states, actions].detach()[None, None],
+        advantages=2.0 * rewards.flip(-1).cumsum(-1).flip(-1)[None, None],
+        behavior={},
+    )
+
+
+def return_after_learning_from_one_trajectory(theta: Tensor, trajectory: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The adapted logits and their expected return."""
+    first, action, second, other = trajectory
+    logs = torch.log_softmax(theta, -1)
+    gain = REWARDS[first, action] + REWARDS[second, other]
+    value = logs[first, action] * gain + logs[second, other] * REWARDS[second, other]
+    (slope,) = torch.autograd.grad(value, theta, create_graph=True)
+    phi = theta + INNER_STEP_SIZE * slope
+    return phi, expected_return(phi)
+
+
+def test_e_mamls_gradient_is_that_of_the_return_after_learning_from_a_sample():
+    """Over all trajectories that the sample may be: what differentiating their probabilities as well gives. The inner
+    loss is REINFORCE's, whose derivative on a given sample is that of the step."""
+
+    def objective(theta: Tensor) -> Tensor:
+        each = [
+            (probability(theta, one), return_after_learning_from_one_trajectory(theta, one)) for one in TRAJECTORIES
+        ]
+        return torch.stack([chance * value for chance, (_, value) in each]).sum()
+
+    learner = Learner(PolicyProblem(POLICY, make_inner_loss("reinforce", POLICY)), [sgd(INNER_STEP_SIZE)], False, 1)
+    found = {name: torch.zeros_like(THETA) for name in ("exploring", "surrogate")}
+    theta = THETA.clone().requires_grad_()
+    for trajectory in TRAJECTORIES:
+        phi, value = (part.detach() for part in return_after_learning_from_one_trajectory(theta, trajectory))
+        data = TaskData((one_trajectory(THETA, trajectory),), everything(phi), credit=value[None])
+        linear = linearize(learner, Meta({"logits": THETA}, {}, {}), data)
+        for name, each in (("exploring", EXPLORING), ("surrogate", SURROGATE)):
+            found[name] -= probability(THETA, trajectory) * linear.gradient(each, data)["logits"]
+    expected = torch.autograd.functional.jacobian(objective, THETA)
+    assert_close(found["exploring"], expected, rtol=1e-12, atol=1e-12)
+    assert float((found["surrogate"] - expected).norm() / expected.norm()) > 0.2

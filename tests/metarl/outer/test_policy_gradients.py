@@ -1,0 +1,100 @@
+"""Reptile's and implicit MAML's meta-gradients of policies by hand, and means over groups of tasks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from metarl.inner.adapt import adapt
+from metarl.inner.rules import proximal_sgd, sgd
+from metarl.losses import surrogate_loss
+from metarl.outer.objectives import SURROGATE, clipped
+from metarl.outer.policy_gradients import implicit, judge, reptile, through
+from metarl.trees import expand, gradients, leaves
+
+TASKS = 3
+
+
+@pytest.mark.parametrize("estimate", [through(SURROGATE), through(clipped(0.2, 0.5, 1)), reptile, implicit(5.0, 3)])
+def test_groups_of_tasks_and_their_order_change_nothing(make_problem, estimate):
+    whole, single = make_problem("lvc", 1), make_problem("lvc", 1, task_chunk=1)
+    expected = judge(estimate, whole.learner, whole.meta, whole.data)
+    assert max(float(each.abs().max()) for each in expected.gradient.values()) > 1e-3
+    found = judge(estimate, single.learner, single.meta, single.data)
+    assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    order = torch.tensor([2, 0, 1])
+    turned = whole.data._replace(
+        support=tuple(_turned(batch, order) for batch in whole.data.support), query=_turned(whole.data.query, order)
+    )
+    again = judge(estimate, whole.learner, whole.meta, turned)
+    assert_close(again.gradient, expected.gradient, rtol=1e-9, atol=1e-12)
+    assert_close(again.objective, expected.objective[order], rtol=1e-9, atol=1e-12)
+
+
+def _turned(batch, order):
+    behavior = {name: each[order] for name, each in batch.behavior.items()}
+    return type(batch)(*(each[order] for each in batch[:-1]), behavior)
+
+
+def test_reptile_is_the_way_back_from_the_end_of_one_more_step(make_problem):
+    """With one step and one more on the query, each along the gradient where it stands."""
+    problem = make_problem("lvc", 1)
+    theta = expand(problem.meta.theta, TASKS)
+    once = adapt(problem.learner, {}, theta, problem.data.support).phi
+    slope = problem.learner.problem.local_loss(once, problem.data.query).gradient()
+    found = judge(reptile, problem.learner, problem.meta, problem.data).gradient
+    expected = {name: (theta[name] - once[name] + 0.1 * slope[name]).mean(0) for name in theta}
+    assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_implicit_gradient_solves_the_dense_system(make_problem):
+    """(1 + H / lambda) v = slope of each task at its own adapted parameters, by dense linear algebra; with as many
+    products as unknowns, conjugate gradient is exact."""
+    problem, proximity = make_problem("lvc", 2), 40.0
+    rules = [proximal_sgd(0.01, proximity)] * 2
+    learner = problem.learner._replace(rules=rules)
+    policy, query = learner.problem.policy, problem.data.query
+    phi = adapt(learner, {}, expand(problem.meta.theta, TASKS), problem.data.support).phi
+    at = leaves(phi)
+    loss = surrogate_loss(policy, policy.distribution(at, query.observations.flatten(1, 2)), query).sum()
+    slope = gradients(loss, at)
+    local = learner.problem.local_loss(phi, problem.data.support[-1])
+    size = problem.vector(problem.meta.theta).numel()
+    total = torch.zeros(size, dtype=torch.float64)
+    columns = [local.curve(expand(problem.params(axis), TASKS)) for axis in torch.eye(size, dtype=torch.float64)]
+    for task in range(TASKS):
+        hessian = torch.stack([problem.vector({name: each[task] for name, each in one.items()}) for one in columns])
+        system = torch.eye(size, dtype=torch.float64) + hessian / proximity
+        assert float(torch.linalg.eigvalsh(system).min()) > 0.0
+        total += torch.linalg.solve(system, problem.vector({name: each[task] for name, each in slope.items()}))
+    found = judge(implicit(proximity, 60), learner, problem.meta, problem.data).gradient
+    assert_close(problem.vector(found), total / TASKS, rtol=1e-7, atol=1e-9)
+    assert float((total / TASKS).norm()) > 0.01
+
+
+def test_kls_are_0_where_the_data_was_collected_and_positive_elsewhere(make_problem):
+    problem = make_problem("lvc", 1)
+    found = judge(through(SURROGATE), problem.learner, problem.meta, problem.data)
+    assert float(found.kl.max()) < 1e-12
+    assert float(found.support_kl.max()) < 1e-12
+    moved = problem.meta._replace(theta={name: each + 0.1 for name, each in problem.meta.theta.items()})
+    away = judge(through(SURROGATE), problem.learner, moved, problem.data)
+    assert float(away.support_kl.min()) > 1e-4
+    assert float(away.kl.min()) > 1e-4
+
+
+def test_first_order_is_the_gradient_at_the_adapted_parameters(make_problem):
+    problem = make_problem("lvc", 1, first_order=True)
+    phi = leaves(problem.adapted(problem.meta.theta))
+    loss = surrogate_loss(problem.learner.problem.policy, problem.distribution(phi), problem.data.query).sum()
+    expected = {name: each.mean(0) for name, each in gradients(loss, phi).items()}
+    found = judge(through(SURROGATE), problem.learner, problem.meta, problem.data).gradient
+    assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_rule_of_the_last_step_makes_reptiles_further_one(make_problem):
+    problem = make_problem("lvc", 1)
+    still = problem.learner._replace(rules=[sgd(0.0)])
+    found = judge(reptile, still, problem.meta, problem.data).gradient
+    assert all(float(each.abs().max()) == 0.0 for each in found.values())
