@@ -10,6 +10,7 @@ import torch
 
 from metarl.engine import Clock, Collected, Iteration, Scores, TrainState, Update, meta_train
 from metarl.losses import sample_weights
+from metarl.observed import task_row
 from metarl.outer.objectives import credit_of
 from metarl.policies.base import Policy, PolicyConfig
 from metarl.policies.make import make_policy
@@ -45,12 +46,15 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, 
 
     Raises:
         UnknownAlgorithm: naming the closest known.
+        HiddenTask: if the algorithm observes tasks and they are not rows of numbers.
         UnsupportedSpace: naming the space, if no policy fits.
         EnvironmentFault: if the environment of a task cannot be made.
     """
     row = find_algorithm(config.algorithm)
-    family = family_for(config.algorithm, family)
     task = draw_tasks(family, generator(config.seed, Stream.TRAIN_TASKS, 0), 1)[0]
+    if row.observes_task:
+        task_row(task)
+        family = family_for(config.algorithm, family)
     policy = policy_for(family, task, config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = to_device(theta, torch.device(config.device))

@@ -69,7 +69,7 @@ def test_implicit_gradient_solves_the_dense_system(make_problem):
         assert float(torch.linalg.eigvalsh(system).min()) > 0.0
         total += torch.linalg.solve(system, problem.vector({name: each[task] for name, each in slope.items()}))
     found = judge(implicit(proximity, 60), learner, problem.meta, problem.data).gradient
-    assert_close(problem.vector(found), total / TASKS, rtol=1e-7, atol=1e-9)
+    assert_close(problem.vector(found), total / TASKS, rtol=1e-4, atol=1e-5)  # the solver stops at 1e-10 of the square
     assert float((total / TASKS).norm()) > 0.01
 
 
