@@ -268,13 +268,14 @@ def check(argv: Sequence[str]) -> int:
 
 @_reported
 def bench(argv: Sequence[str]) -> int:
-    """``metarl bench rollout|iteration|gradient|few-shot FAMILY [flags]``."""
+    """``metarl bench rollout|iteration|gradient|update|few-shot FAMILY [flags]``."""
     from metarl.experiments import bench as benches
 
     kinds: dict[str, tuple[Any, Callable[[Any], object]]] = {
         "rollout": (benches.RolloutBench, benches.run_rollout_bench),
         "iteration": (benches.IterationBench, benches.run_iteration_bench),
         "gradient": (benches.GradientBench, benches.run_gradient_bench),
+        "update": (benches.UpdateBench, benches.run_update_bench),
         "few-shot": (benches.FewShotBench, benches.run_few_shot_bench),
     }
     parser = argparse.ArgumentParser(prog="metarl bench", description="Measure this machine and this code.")
