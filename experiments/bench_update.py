@@ -112,7 +112,7 @@ def _figure(times: list[float], reference: list[float]) -> dict[str, float]:
 def _show(figures: dict[str, dict[str, float]], train: MetaTrainConfig, config: UpdateBench, console: Console) -> None:
     rollout = train.rollout
     table = Table(
-        title=f"{config.family_name}: one outer update on {train.meta_batch_size} tasks x {rollout.episodes} episodes x "
+        title=f"{config.family_name}: an outer update on {train.meta_batch_size} tasks x {rollout.episodes} episodes x "
         f"{rollout.horizon} steps",
         title_justify="left",
     )

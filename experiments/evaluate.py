@@ -115,6 +115,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
+        "algorithm": config.algorithm,
         "training_seed": config.seed,
         "iteration": run.state.iteration,
         "checkpoint": options.checkpoint,

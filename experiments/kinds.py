@@ -39,6 +39,8 @@ class Kind(NamedTuple):
     """Whether the main score of a ``RunConfig``'s runs is an error."""
     settle: Callable[[Any, Any], Any]
     """From the ``RunConfig`` of the command line and the preset's to what follows from what was chosen."""
+    steps: Callable[[Any], int]
+    """Inner steps in training, from the algorithm's settings."""
     checkpoint_every: Callable[[Any], int]
     """Meta-iterations between checkpoints, from the algorithm's settings."""
     pictures: Callable[[Any, Any, TrainState], Mapping[str, np.ndarray]]
@@ -73,6 +75,7 @@ REINFORCEMENT = Kind(
     lower_is_better=lambda config: False,
     settle=_settle_policy,
     pictures=lambda config, policy, state: {},
+    steps=lambda settings: settings.inner.steps if find_policy_algorithm(settings.algorithm).steps_in_training else 0,
     checkpoint_every=lambda settings: 10,
     run_flags=("workers", *_RUN_FLAGS),
     flat=False,
@@ -114,6 +117,7 @@ FEW_SHOT = Kind(
     lower_is_better=lambda config: config.family.kind == "regression",
     settle=_settle_few_shot,
     pictures=_few_shot_pictures,
+    steps=lambda settings: settings.inner.steps,
     checkpoint_every=lambda settings: 10 * settings.log_every,
     run_flags=_RUN_FLAGS,
     flat=True,

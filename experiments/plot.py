@@ -20,6 +20,7 @@ from metarl.experiments.evaluate import read_evaluation
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.plot_few_shot import check_evaluation, draw_few_shot_runs
 from metarl.experiments.runs import RunError, load_config, read_metrics
+from metarl.reinforcement.config import MetaTrainConfig
 
 
 class Steps(NamedTuple):
@@ -97,8 +98,10 @@ def _load(directory: Path) -> LoadedRun:
 
 
 def setting_name(config: RunConfig) -> str:
-    """The family, and its preset unless that is the default."""
-    return config.family_name if config.preset == "default" else f"{config.family_name} ({config.preset})"
+    """The family, the algorithm unless that is the default, and the preset unless that or the algorithm's."""
+    algorithm = config.train.algorithm
+    name = config.family_name if algorithm == MetaTrainConfig.algorithm else f"{config.family_name}, {algorithm}"
+    return name if config.preset in ("default", algorithm) else f"{name} ({config.preset})"
 
 
 def _draw_returns(left: Any, right: Any, runs: Sequence[LoadedRun]) -> None:
@@ -124,7 +127,8 @@ def adaptation_steps(evaluations: Sequence[dict[str, Any]]) -> Steps:
 
 
 def _draw_learning(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) -> None:
-    steps = runs[0].config.train.inner.steps
+    config = runs[0].config
+    steps = kind_of(config.family).steps(config.train)
     seeds = f", {len(runs)} seeds: mean, lowest to highest" if len(runs) > 1 else ""
     lines = [run.metrics for run in runs]
     styles: list[tuple[int, dict[str, Any]]] = [(0, {"linestyle": "--", "linewidth": 1.2})]

@@ -15,6 +15,7 @@ from metarl.checkpoints import write_atomically
 from metarl.experiments.evaluate import EVALUATION, read_evaluation
 from metarl.experiments.results_few_shot import FewShotRow, few_shot_cells, few_shot_rows, is_few_shot
 from metarl.experiments.runs import CONFIG, RunError, read_json, read_metrics
+from metarl.reinforcement.config import MetaTrainConfig
 from metarl.types import Metrics
 
 RESULTS = "results.json"
@@ -22,6 +23,7 @@ CURVES = "curves.csv"
 _FEW_STEPS = 4
 """Returns of runs that were evaluated after more than three steps are shown as totals."""
 _COLUMNS = ("iteration", "train/env_steps", "outer/kl_nats", "outer/fisher_cosine", "outer/loss", "time/iteration_s")
+_RUN_COLUMNS = ("family", "algorithm", "preset", "seeds", "minutes each")
 _SCORES = ("return", "success", "accuracy", "loss", "mse")
 
 
@@ -29,6 +31,7 @@ class Row(NamedTuple):
     """What the runs of one setting reached."""
 
     family: str
+    algorithm: str
     preset: str
     seeds: list[int]
     minutes: list[float]
@@ -77,7 +80,7 @@ def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:
     Raises:
         RunError: if a run has no evaluation.
     """
-    groups: dict[tuple[str, str], list[tuple[dict[str, Any], float]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[dict[str, Any], float]]] = {}
     few_shot: list[tuple[dict[str, Any], float]] = []
     for directory in directories:
         evaluation = read_evaluation(directory)
@@ -88,10 +91,12 @@ def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:
         if is_few_shot(evaluation):
             few_shot.append((evaluation, minutes))
             continue
-        groups.setdefault((evaluation["family"], evaluation["preset"]), []).append((evaluation, minutes))
+        algorithm = evaluation.get("algorithm", MetaTrainConfig.algorithm)  # kept before there were others
+        groups.setdefault((evaluation["family"], algorithm, evaluation["preset"]), []).append((evaluation, minutes))
     returns = [
         Row(
             family,
+            algorithm,
             preset,
             [int(evaluation["training_seed"]) for evaluation, _ in runs],
             [minutes for _, minutes in runs],
@@ -99,7 +104,7 @@ def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:
             [float(evaluation["total_return"]) for evaluation, _ in runs if "total_return" in evaluation],
             [float(evaluation["share_of_reference"]) for evaluation, _ in runs if "share_of_reference" in evaluation],
         )
-        for (family, preset), runs in groups.items()
+        for (family, algorithm, preset), runs in groups.items()
     ]
     return [*returns, *few_shot_rows(few_shot)]
 
@@ -128,7 +133,7 @@ def _by_step(table: Sequence[Row]) -> str:
         return ""
     steps = max(row.returns.shape[1] for row in table)
     after = [f"after {step}" for step in range(steps)]
-    lines = _head("family", "preset", "seeds", "minutes each", *after, "after 1, each seed")
+    lines = _head(*_RUN_COLUMNS, *after, "after 1, each seed")
     for row in table:
         means = [f"{value:.1f}" for value in row.returns.mean(0)]
         each = ", ".join(f"{value:.1f}" for value in row.returns[:, min(1, row.returns.shape[1] - 1)])
@@ -139,7 +144,7 @@ def _by_step(table: Sequence[Row]) -> str:
 def _totals(table: Sequence[Row]) -> str:
     if not table:
         return ""
-    lines = _head("family", "preset", "seeds", "minutes each", "gradient steps", "total return", "share of the optimum")
+    lines = _head(*_RUN_COLUMNS, "gradient steps", "total return", "share of the optimum")
     for row in table:
         share = f"{np.mean(row.shares):.3f}" if row.shares else ""
         steps = str(row.returns.shape[1] - 1)
@@ -148,7 +153,8 @@ def _totals(table: Sequence[Row]) -> str:
 
 
 def _run_cells(row: Row) -> list[str]:
-    return [f"`{row.family}`", row.preset, ", ".join(str(seed) for seed in row.seeds), _minutes(row.minutes)]
+    seeds = ", ".join(str(seed) for seed in row.seeds)
+    return [f"`{row.family}`", row.algorithm, row.preset, seeds, _minutes(row.minutes)]
 
 
 def _minutes(each: Sequence[float]) -> str:

@@ -73,7 +73,7 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
     best = _best_so_far(config, directory, state)
     with (
         kind_of(config.family).open(config, learner) as meta_learner,
-        RunLog(directory, steps=config.train.inner.steps, start=state.iteration) as log,
+        RunLog(directory, steps=kind_of(config.family).steps(config.train), start=state.iteration) as log,
         stop_on_signals(console) as asked,
         _progress(console) as progress,
     ):
@@ -237,12 +237,11 @@ def _score(config: RunConfig, held_out: Scores | None) -> float:
 
 def _best_so_far(config: RunConfig, directory: Path, state: TrainState) -> float:
     """The best such score up to ``state``."""
-    lower = kind_of(config.family).lower_is_better(config)
+    kind = kind_of(config.family)
+    lower, last = kind.lower_is_better(config), kind.steps(config.train)
     scores = [-math.inf]
     for line in read_metrics(directory):
-        steps = [
-            name for name in line if name.startswith("held_out/") and name.endswith(f"_{config.train.inner.steps}")
-        ]
+        steps = [name for name in line if name.startswith("held_out/") and name.endswith(f"_{last}")]
         if line["iteration"] <= state.iteration and steps and math.isfinite(line[steps[0]]):
             scores.append(-line[steps[0]] if lower else line[steps[0]])
     return max(scores)

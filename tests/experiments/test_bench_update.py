@@ -26,5 +26,5 @@ def test_every_update_is_timed_against_the_reference_on_the_same_data(tmp_path: 
 
 def test_what_does_not_adapt_in_training_is_refused():
     assert "oracle" not in ADAPTING
-    with pytest.raises(ValueError, match="must adapt in training .* got oracle"):
+    with pytest.raises(ValueError, match=r"must adapt in training .* got oracle"):
         UpdateBench(family_name="bandit", algorithms=("oracle",))
