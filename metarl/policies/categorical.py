@@ -139,6 +139,11 @@ class CategoricalSampler:
         last = np.asarray(self._layout.penalty == 0.0).sum(-1) - 1  # rounding may leave the sum below the noise
         return np.minimum(below.sum(-1), last).astype(np.float32), {"logits": logits}
 
+    def mode(self, observations: np.ndarray) -> np.ndarray:
+        """The likeliest option of each choice ``[M, E, K]``."""
+        logits = mlp_numpy(self._weights, observations, self._activation)
+        return np.asarray(self._log_chances(logits).argmax(-1), dtype=np.float32)
+
     def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:
         """Log probability of each action."""
         chosen = actions.astype(np.int64)[..., None]
