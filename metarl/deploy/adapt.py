@@ -154,7 +154,8 @@ def adapt_to_task(
     learner = make_learner(start.policy, start.config, told.step_sizes(start.config))
     rollout = told.rollout(start.config)
     seeds = EpisodeSeeds(told.seed, Stream.EVALUATION_ROLLOUTS, ())
-    found = evaluate(family, learner, start.meta, [task], rollout, seeds)
+    with np.errstate(over="ignore", invalid="ignore"):  # steps that are too large are told of below
+        found = evaluate(family, learner, start.meta, [task], rollout, seeds)
     phi = found.adapted[-1]
     if not is_finite(phi):
         raise AdaptationFailed(
