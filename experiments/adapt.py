@@ -152,7 +152,7 @@ def snippet(output: Path, env_id: str | None, policy: AdaptedPolicy) -> str:
     return "\n".join(
         f"    {line}"
         for line in (
-            "import gymnasium, metarl",
+            f"import gymnasium, metarl{'.envs' if env_id and env_id.startswith('metarl/') else ''}",
             f"env = {made}",
             f"policy = metarl.load_policy({str(output)!r})",
             "observation, _ = env.reset()",
