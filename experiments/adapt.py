@@ -18,6 +18,7 @@ from metarl.deploy.files import check_free, save_policy
 from metarl.deploy.policy import AdaptedPolicy
 from metarl.experiments.kinds import REINFORCEMENT, kind_of
 from metarl.experiments.runs import RunError, load_config, load_run
+from metarl.reinforcement.algorithms import family_for
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import draw_held_out_tasks, draw_tasks
 from metarl.tasks import Task
@@ -69,7 +70,8 @@ def load_initialization(directory: str | Path, checkpoint: Literal["newest", "be
             f"'metarl evaluate {directory}' adapts it to examples"
         )
     run = load_run(directory, checkpoint, device="cpu")
-    family, train = run.config.family, run.config.train
+    train = run.config.train
+    family = family_for(train.algorithm, run.config.family)
     task = draw_tasks(family, generator(train.seed, Stream.TRAIN_TASKS, 0), 1)[0]
     return Initialization(
         policy=run.learner,
@@ -116,7 +118,7 @@ def _adapted(directory: Path, options: AdaptRunConfig) -> AdaptedPolicy:
                 "module that registers it"
             ) from error
         return adapt(initialization, lambda: gymnasium.make(name), options.adaptation)
-    family: Any = load_config(directory).family
+    family: Any = family_for(initialization.config.algorithm, load_config(directory).family)
     number = options.task or 0
     task = draw_held_out_tasks(
         family, generator(options.adaptation.seed, Stream.EVALUATION_TASKS), max(EVALUATED, number + 1)

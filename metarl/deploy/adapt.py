@@ -13,7 +13,9 @@ import numpy as np
 from metarl.deploy.policy import AdaptedPolicy, Origin
 from metarl.deploy.spaces import Spaces, check_spaces
 from metarl.policies.base import Policy
-from metarl.reinforcement import Evaluation, MetaTrainConfig, evaluate, make_learner
+from metarl.reinforcement.algorithms import make_learner
+from metarl.reinforcement.collecting import Evaluation, evaluate
+from metarl.reinforcement.config import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.normalizer import make_scaler
 from metarl.rollout.sample import EpisodeSeeds
@@ -51,10 +53,8 @@ class AdaptConfig:
         if self.step_size is not None and not 0.0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size}; leave it out for the run's")
 
-    def step_sizes(self, train: MetaTrainConfig) -> list[float] | None:
-        """Of each step; None for exactly the steps of the run."""
-        if self.steps is None and self.step_size is None:
-            return None
+    def step_sizes(self, train: MetaTrainConfig) -> list[float]:
+        """Of each step; an algorithm that learns step sizes scales them to these."""
         own = train.inner.steps
         steps = own if self.steps is None else self.steps
         size = train.inner.step_size if self.step_size is None else self.step_size

@@ -189,8 +189,8 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         found = "there is no such folder" if not path.parent.exists() else f"it has no {path.name}"
         raise PolicyFileError(
-            f"{path.parent} is not an adapted policy: {found}; 'metarl adapt RUN_DIR --output {path.parent}' makes one "
-            "of a run"
+            f"{path.parent} is not an adapted policy: {found}; 'metarl adapt RUN_DIR --output FOLDER' makes one of "
+            "a run"
         )
     try:
         size = path.stat().st_size

@@ -159,3 +159,12 @@ def test_an_initialization_is_loaded_to_the_processor(tiny_run: Path, tmp_path: 
     start = load_initialization(elsewhere)
     assert {value.device.type for value in start.meta.theta.values()} == {"cpu"}
     assert start.config.device == "cpu"
+
+
+def test_an_oracle_fits_only_environments_that_show_their_task(tmp_path: Path, capsys):
+    flags = ["--runs", str(tmp_path), "--name", "run", "--algorithm", "oracle", *TINY]
+    assert main(["train", "cartpole", *flags]) == 0
+    assert main(["adapt", str(tmp_path / "run"), "--task", "1"]) == 0
+    assert metarl.load_policy(tmp_path / "run" / "adapted").observation_space.shape == (6,)
+    assert main(["adapt", str(tmp_path / "run"), "--env-id", "CartPole-v1", "--output", str(tmp_path / "no")]) == 2
+    assert "shape (6,), got (4,)" in told(capsys)

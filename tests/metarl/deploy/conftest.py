@@ -17,7 +17,7 @@ from metarl.deploy.spaces import Spaces
 from metarl.inner.policy_problem import InnerConfig
 from metarl.policies.base import PolicyConfig
 from metarl.policies.make import make_policy
-from metarl.reinforcement import MetaTrainConfig
+from metarl.reinforcement.config import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
 from metarl.types import Meta
 

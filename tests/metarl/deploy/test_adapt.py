@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +14,12 @@ from gymnasium import spaces
 
 import metarl
 import metarl.envs
-from metarl.deploy.adapt import AdaptationFailed, AdaptConfig, adapt, adapt_to_task, environment_of
+from metarl.deploy.adapt import AdaptationFailed, AdaptConfig, OneTask, adapt, adapt_to_task, environment_of
 from metarl.deploy.spaces import SpaceMismatch, Spaces
-from metarl.reinforcement import MetaTrainConfig, evaluate, make_learner
+from metarl.reinforcement.algorithms import ALGORITHMS, make_learner
+from metarl.reinforcement.collecting import evaluate
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.meta_learner import initial_state
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream
@@ -71,7 +75,7 @@ def test_no_steps_give_the_initialization_and_its_return(make_start, counting):
 @pytest.mark.parametrize(
     ("told", "sizes"),
     [
-        ({}, None),
+        ({}, [0.1]),
         ({"steps": 3}, [0.1, 0.05, 0.05]),
         ({"steps": 2, "step_size": 0.4}, [0.4, 0.2]),
         ({"step_size": 0.4}, [0.4]),
@@ -131,3 +135,18 @@ def test_an_environment_that_raises_is_named(make_start):
 
     with pytest.raises(EnvironmentFault, match=r"task 0 \(broken\).*make_env: OSError: no such robot"):
         adapt(make_start(), broken)
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"oracle"}))
+def test_every_algorithm_adapts_by_its_own_rule(algorithm, make_start, counting):
+    """Also those whose policies do not adapt in training; of multi-task ones not a number moves."""
+    start = make_start()
+    config = replace(start.config, algorithm=algorithm)
+    family = OneTask(counting(BOX, []))
+    policy, state = initial_state(family, config)
+    found = adapt(start._replace(policy=policy, meta=state.meta, config=config), counting(BOX, []))
+    assert found.origin.steps == 1
+    moved = {name for name, value in found.phi.items() if not torch.equal(value[0], state.meta.theta[name])}
+    assert bool(moved) == (algorithm != "multi-task")
+    if algorithm == "anil":
+        assert moved <= policy.head_names
