@@ -19,6 +19,8 @@ from rich.table import Table
 import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.algorithms import UnknownAlgorithm
 from metarl.checkpoints import CheckpointError
+from metarl.deploy.adapt import AdaptationFailed
+from metarl.deploy.files import PolicyFileError
 from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
@@ -50,6 +52,8 @@ _RUN_ERRORS = (
     EnvironmentFault,
     WorkerError,
     MissingPackage,
+    AdaptationFailed,
+    PolicyFileError,
 )
 _RUN_FLAGS = {
     "workers": "Processes that step families without a vector form.",
@@ -200,6 +204,15 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
         form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__, config=(tyro.conf.FlagConversionOff,)
     )
     return arguments.directory, arguments.options
+
+
+@_reported
+def adapt(argv: Sequence[str]) -> int:
+    """``metarl adapt RUN_DIR [--env-id ID] [flags]``."""
+    from metarl.experiments.adapt import AdaptRunConfig, adapt_run
+
+    adapt_run(*_directory_and_options("adapt", AdaptRunConfig, argv), console)
+    return 0
 
 
 @_reported

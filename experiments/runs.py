@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,18 +64,21 @@ def load_config(directory: Path) -> RunConfig:
         raise RunError(str(error)) from error
 
 
-def load_run(directory: Path, checkpoint: str = "newest") -> Run:
+def load_run(directory: Path, checkpoint: str = "newest", *, device: str | None = None) -> Run:
     """Load a run's configuration and a checkpoint.
 
     Args:
         directory: the run's folder.
         checkpoint: ``newest``, or ``best`` for the one with the highest held-out return after adaptation.
+        device: where to load it to; where it was trained if left out.
 
     Raises:
         RunError: if the directory is not a run or was written by another version.
         CheckpointError: if no checkpoint can be read.
     """
     config = load_config(directory)
+    if device is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
     learner, like = kind_of(config.family).prepare(config)
     folder = directory / "checkpoints"
     if checkpoint == "best":

@@ -2,13 +2,14 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 
 from metarl.experiments import study_first_order
-from metarl.experiments.cli import COMMANDS
+from metarl.experiments.cli import COMMANDS, main
 from metarl.experiments.results import markdown, rows
 from metarl.few_shot.algorithms import ALGORITHMS
 from metarl.tasks import FAMILIES
@@ -58,3 +59,21 @@ def test_the_page_on_first_order_has_the_table_of_the_study():
     text = (ROOT / "docs" / "first-order.md").read_text()
     for line in study_first_order.markdown(content, "sinusoid").splitlines():
         assert line in text
+
+
+def test_the_page_on_adapting_runs_word_for_word(tmp_path, monkeypatch, capsys):
+    """Its commands, with a smaller training run, and then its snippets, each in a namespace of its own."""
+    text = (ROOT / "docs" / "adapt.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    smaller = {"train": ["--iterations", "2", "--meta-batch-size", "2", "--rollout.horizon", "20"], "adapt": []}
+    (block,) = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    for line in block.strip().splitlines():
+        words = shlex.split(line)
+        assert main([*words[1:], *smaller[words[1]]]) == 0
+    short, long = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len([line for line in short.splitlines() if line]) == 5
+    for name, snippet in (("short", short), ("long", long)):
+        (tmp_path / f"{name}.py").write_text(snippet)
+    assert runpy.run_path("short.py")["action"] in (0, 1)
+    runpy.run_path("long.py")
+    assert "mean return after 0, 1, 2 gradient steps: (" in capsys.readouterr().out

@@ -76,6 +76,10 @@ class Sampler(Protocol):
         """Actions ``[M, E, A]`` for observations ``[M, E, O]``, and the distributions they come from ``[M, E, X]``."""
         ...
 
+    def mode(self, observations: np.ndarray) -> np.ndarray:
+        """The likeliest actions ``[M, E, A]``, without noise."""
+        ...
+
     def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:
         """Log probabilities ``[M, E, T]`` of what ``act`` chose at T steps."""
         ...

@@ -139,6 +139,11 @@ class CategoricalSampler:
         last = np.asarray(self._layout.penalty == 0.0).sum(-1) - 1  # rounding may leave the sum below the noise
         return np.minimum(below.sum(-1), last).astype(np.float32), {"logits": logits}
 
+    def mode(self, observations: np.ndarray) -> np.ndarray:
+        """The likeliest option of each choice ``[M, E, K]``."""
+        logits = mlp_numpy(self._weights, observations, self._activation)
+        return np.asarray(self._table(logits).argmax(-1), dtype=np.float32)
+
     def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:
         """Log probability of each action."""
         chosen = actions.astype(np.int64)[..., None]
@@ -147,10 +152,14 @@ class CategoricalSampler:
 
     def _log_chances(self, logits: np.ndarray) -> np.ndarray:
         """Log probability of each option ``[..., K, largest]``."""
-        layout = self._layout
-        table = logits[..., layout.to_table].reshape(*logits.shape[:-1], *layout.shape) + layout.penalty
+        table = self._table(logits)
         table -= table.max(-1, keepdims=True)
         table -= np.log(np.exp(table).sum(-1, keepdims=True))
+        return table
+
+    def _table(self, logits: np.ndarray) -> np.ndarray:
+        layout = self._layout
+        table: np.ndarray = logits[..., layout.to_table].reshape(*logits.shape[:-1], *layout.shape) + layout.penalty
         return table
 
 

@@ -105,13 +105,13 @@ class GaussianSampler:
         self.widths = {"mean": log_std.shape[-1]}
         self.constants = {"log_std": log_std}
 
-    def means(self, observations: np.ndarray) -> np.ndarray:
-        """Actions without noise ``[M, E, A]``."""
+    def mode(self, observations: np.ndarray) -> np.ndarray:
+        """The means ``[M, E, A]``."""
         return mlp_numpy(self._weights, observations, self._activation)
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """See ``Sampler.act``."""
-        mean = self.means(observations)
+        mean = self.mode(observations)
         return mean + self._deviation * noise, {"mean": mean}
 
     def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:

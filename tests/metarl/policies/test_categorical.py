@@ -108,3 +108,10 @@ def test_the_most_extreme_noise_chooses_an_option_that_exists(noise):
     drawn, _ = POLICY.sampler(phi).act(np.zeros((1, 1, 2), np.float32), np.full((1, 1, 3), noise, np.float32))
     assert (drawn >= 0).all()
     assert (drawn < np.array(SIZES)).all()
+
+
+def test_the_mode_is_the_likeliest_option_of_each_choice():
+    phi = {name: value.double().expand(TASKS, *value.shape) for name, value in POLICY.init(torch.Generator()).items()}
+    observations = normal(TASKS, ROWS, 2)
+    expected = torch.stack([part.probs.argmax(-1) for part in parts(POLICY.distribution(phi, observations))], -1)
+    assert np.array_equal(POLICY.sampler(phi).mode(observations.numpy()), expected.numpy())

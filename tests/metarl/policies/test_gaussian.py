@@ -110,7 +110,7 @@ def test_a_deviation_below_its_floor_does_not_move():
 
 def test_the_sampler_gives_the_means_of_the_distribution():
     phi, observations = parameters(0.0), normal(TASKS, ROWS, 2)
-    means = POLICY.sampler(phi).means(observations.numpy())
+    means = POLICY.sampler(phi).mode(observations.numpy())
     assert_close(torch.from_numpy(means), POLICY.distribution(phi, observations)["mean"])
 
 
