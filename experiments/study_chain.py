@@ -104,7 +104,9 @@ def main() -> None:
             if any((run["layout"], run["seed"]) == (layout, seed) for run in content["runs"]):
                 continue
             taken = machine()
-            content["runs"].append({"layout": layout, "seed": seed, "machine": taken} | learn(study.setting, layout, seed))
+            content["runs"].append(
+                {"layout": layout, "seed": seed, "machine": taken} | learn(study.setting, layout, seed)
+            )
             final = ", ".join(f"{value:.2f}" for value in content["runs"][-1]["discounts"][-1])
             console.print(f"{layout}, seed {seed}: discounts {final}", soft_wrap=True)
             _write(path, content)
@@ -120,9 +122,7 @@ def draw_episodes(rng: np.random.Generator, layout: Layout, count: int) -> list[
     rewards = torch.from_numpy(np.where(states[..., :-1] % 2 == 0, noise, SIGNAL)).float()
     mask = torch.ones(1, STATES)
     alive = torch.tensor([[1.0] * STATES + [0.0]])
-    return [
-        Stretch(where, pay, mask, alive) for where, pay in zip(torch.from_numpy(states), rewards, strict=True)
-    ]
+    return [Stretch(where, pay, mask, alive) for where, pay in zip(torch.from_numpy(states), rewards, strict=True)]
 
 
 def problem(setting: Setting) -> tuple[OnlineProblem, ReturnConfig]:
@@ -201,7 +201,9 @@ def draw(content: dict[str, Any], path: Path) -> None:
             for state in range(STATES):
                 along.plot(updates, curve[:, state], color=colors[state % 2], linewidth=0.6, alpha=0.6)
             ends.scatter(range(STATES), curve[-1], color=colors[np.arange(STATES) % 2], s=14, alpha=0.8)
-        along.set(title=f"{layout}: each state and seed a line", xlabel="updates", ylabel="discount", ylim=(-0.02, 1.02))
+        along.set(
+            title=f"{layout}: each state and seed a line", xlabel="updates", ylabel="discount", ylim=(-0.02, 1.02)
+        )
         ends.set(title="at the end: each seed a dot", xlabel="state: even pays noise (blue), odd a signal (orange)")
         ends.set_xticks(range(STATES))
         for axes in (along, ends):

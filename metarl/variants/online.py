@@ -83,7 +83,7 @@ def online_gradient(
     now = {name: torch.stack([column[name] for column in columns]) for name in theta}
     trace = add_scaled(now, trace, decay)
     flat = torch.stack([trace[name].reshape(len(columns), -1) @ slope[name].flatten() for name in theta]).sum(0)
-    parts = flat.split([value.numel() for value in meta.eta.values()])
+    parts = torch.split(flat, [value.numel() for value in meta.eta.values()])
     eta = {name: part.view_as(value) for (name, value), part in zip(meta.eta.items(), parts, strict=True)}
     return OnlineGradient(theta, eta, trace, loss)
 

@@ -156,7 +156,7 @@ def discounted_sums(terms: Tensor, factors: Tensor | float) -> Tensor:
         y, ``[..., T]``.
     """
     factors = torch.as_tensor(factors, dtype=terms.dtype, device=terms.device)
-    terms, factors = torch.broadcast_tensors(terms, factors)
+    terms, factors = torch.broadcast_tensors(terms, factors)  # type: ignore[no-untyped-call]
     found: Tensor = _DiscountedSums.apply(terms, factors)  # type: ignore[no-untyped-call]
     return found
 

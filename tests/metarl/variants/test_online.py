@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -135,7 +136,7 @@ def test_a_trace_that_does_not_decay_is_exact_for_updates_that_do_not_depend_on_
         return problem.judge(theta, samples[3])
 
     theta, trace = meta.theta, initial_trace(meta, 1.0)
-    for sample, following in zip(samples, samples[1:], strict=False):
+    for sample, following in itertools.pairwise(samples):
         found = online_gradient(problem, meta._replace(theta=theta), sample, following, decay=1.0, trace=trace)
         theta, trace = found.theta, found.trace
     assert_close(found.eta, differences(after_three, meta.eta), rtol=1e-6, atol=1e-9)
@@ -151,7 +152,7 @@ def test_the_trace_decays():
 
 
 def test_the_gradient_of_the_prediction_loss_is_that_of_temporal_differences():
-    """Value 1 then 3 then 5, reward 2, discount 0.5, lambda 0: errors 2 + 1.5 - 1 and 2 + 2.5 - 3; targets are constants."""
+    """Value 1 then 3 then 5, reward 2, discount 0.5, lambda 0: errors 2 + 1.5 - 1, 2 + 2.5 - 3; targets stay."""
     sample = Stretch(torch.zeros(1, 3), tensor([[2.0, 2.0]]), torch.ones(1, 2), torch.ones(1, 3))
     predicted = tensor([[1.0, 3.0, 5.0]], requires_grad=True)
     loss = prediction_loss(predicted, sample, Discounting(0.5, 0.0))

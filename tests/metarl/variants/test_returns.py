@@ -58,7 +58,7 @@ def test_with_constants_advantages_are_those_of_rollouts(discount, gae_lambda):
 
 
 def test_returns_with_discount_and_lambda_of_each_step_equal_the_sum_over_all_later_steps():
-    """``G_t = sum_k (prod of gamma lambda over t..t+k-1) (r_{t+k} + gamma (1 - lambda) v)``, the last bootstraps fully."""
+    """``G_t = sum_k (product of gamma lambda from t to t+k-1) (r_{t+k} + gamma (1 - lambda) v_{t+k+1})``."""
     steps = 5
     rewards, values, gamma, mixing = normal(steps), normal(steps + 1, seed=2), uniform(steps), uniform(steps, seed=3)
     for start in range(steps):
