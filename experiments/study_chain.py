@@ -8,9 +8,9 @@ discount for each state; the discounts are learned by how well the updated table
 undiscounted return. The discount of a state multiplies all that follows the reward for leaving it: high after noise
 lets the signal in, low after a signal keeps the next noise out.
 
-Two layouts. ``open`` is the paper's: an episode goes from the first state to the last, whose discount has nothing to
-multiply and stays where it began. In ``ring`` the first state follows the last and an episode makes ten steps from a
-state drawn at random, so that every discount matters.
+Two layouts. In ``open``, as we read the paper, an episode goes from the first state to the last, whose discount has
+nothing to multiply and stays where it began. In ``ring`` the first state follows the last and an episode makes ten
+steps from a state drawn at random, so that every discount matters.
 
 Runs that are in the output file already are not made again. ``docs/meta-gradient-rl.md`` reads the results.
 """
@@ -57,7 +57,7 @@ SIGNAL = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all runs share. The paper prints neither step sizes nor the number of updates."""
+    """What all runs share; the numbers are ours, not the paper's."""
 
     updates: int = 20_000
     """One episode each."""

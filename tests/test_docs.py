@@ -2,12 +2,13 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 
-from metarl.experiments import study_first_order
+from metarl.experiments import study_chain, study_first_order
 from metarl.experiments.cli import COMMANDS
 from metarl.experiments.results import markdown, rows
 from metarl.few_shot.algorithms import ALGORITHMS
@@ -58,3 +59,26 @@ def test_the_page_on_first_order_has_the_table_of_the_study():
     text = (ROOT / "docs" / "first-order.md").read_text()
     for line in study_first_order.markdown(content, "sinusoid").splitlines():
         assert line in text
+
+
+def test_the_page_on_meta_gradients_has_the_table_of_the_study():
+    content = json.loads((ROOT / "experiments/results/chain/chain.json").read_text())
+    text = (ROOT / "docs" / "meta-gradient-rl.md").read_text()
+    for line in study_chain.markdown(content).splitlines():
+        assert line in text
+
+
+@pytest.mark.parametrize("layout", ["ring", "open"])
+def test_the_committed_discounts_end_high_on_noise_and_low_on_signal_states_for_every_seed(layout):
+    content = json.loads((ROOT / "experiments/results/chain/chain.json").read_text())
+    noise, signal = study_chain.final_discounts(content, layout)
+    assert len(noise) == 5
+    assert noise.min() > 0.85
+    assert signal.max() < 0.15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_snippet_of_a_page_runs(page, tmp_path):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        (tmp_path / "snippet.py").write_text(block)
+        runpy.run_path(str(tmp_path / "snippet.py"))

@@ -60,7 +60,7 @@ def initial_trace(meta: Meta, decay: float) -> Params:
 def online_gradient(
     problem: OnlineProblem, meta: Meta, sample: Sample, following: Sample, *, decay: float = 0.0, trace: Params
 ) -> OnlineGradient:
-    """One update and its meta-gradient (Xu et al. 2018, arXiv:1805.09801, alg. 1).
+    """One update and its meta-gradient (Xu et al. 2018, arXiv:1805.09801).
 
     Args:
         problem: what is learned and how it is judged.
