@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.experiments import study_first_order
+from metarl.experiments import study_chain, study_first_order
 from metarl.experiments.cli import COMMANDS, main
 from metarl.experiments.results import markdown, rows
 from metarl.few_shot.algorithms import ALGORITHMS
@@ -77,3 +77,26 @@ def test_the_page_on_adapting_runs_word_for_word(tmp_path, monkeypatch, capsys):
     assert runpy.run_path("short.py")["action"] in (0, 1)
     runpy.run_path("long.py")
     assert "mean return after 0, 1, 2 gradient steps: (" in capsys.readouterr().out
+
+
+def test_the_page_on_meta_gradients_has_the_table_of_the_study():
+    content = json.loads((ROOT / "experiments/results/chain/chain.json").read_text())
+    text = (ROOT / "docs" / "meta-gradient-rl.md").read_text()
+    for line in study_chain.markdown(content).splitlines():
+        assert line in text
+
+
+@pytest.mark.parametrize("layout", ["ring", "open"])
+def test_the_committed_discounts_end_high_on_noise_and_low_on_signal_states_for_every_seed(layout):
+    content = json.loads((ROOT / "experiments/results/chain/chain.json").read_text())
+    noise, signal = study_chain.final_discounts(content, layout)
+    assert len(noise) == 5
+    assert noise.min() > 0.85
+    assert signal.max() < 0.15
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "adapt"], ids=lambda page: page.name)
+def test_every_snippet_of_a_page_runs(page, tmp_path):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        (tmp_path / "snippet.py").write_text(block)
+        runpy.run_path(str(tmp_path / "snippet.py"))

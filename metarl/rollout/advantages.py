@@ -47,7 +47,8 @@ def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
     """
     count = mask.sum((1, 2), keepdim=True).clamp(min=1.0)
     centered = (advantages - (advantages * mask).sum((1, 2), keepdim=True) / count) * mask
-    deviation = (centered.square().sum((1, 2), keepdim=True) / count).sqrt()
+    # The least variance keeps the root's derivative finite where all advantages are the same.
+    deviation = (centered.square().sum((1, 2), keepdim=True) / count).clamp(min=1e-16).sqrt()
     return centered / (deviation + 1e-8)
 
 

@@ -67,6 +67,12 @@ def test_advantages_that_are_all_the_same_become_zero(mask):
     assert_close(got, torch.zeros(1, 2, 3))
 
 
+def test_gradients_through_normalization_are_finite_where_all_advantages_are_the_same():
+    advantages = torch.full((1, 2, 3), 5.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(normalize(advantages, ones(1, 2, 3)).square().sum(), advantages)
+    assert_close(slope, torch.zeros(1, 2, 3))
+
+
 def test_explained_variance_by_hand():
     """Returns 0 2 have variance 1. Perfect, constant and turned values leave residual variances 0, 1 and 4."""
     returns = tensor([[[0.0, 2.0, 50.0]]] * 3)

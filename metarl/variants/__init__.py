@@ -1,0 +1,1 @@
+"""Losses and rules that wrap others: what an algorithm minimizes on its way can itself be meta-learned."""
