@@ -25,6 +25,7 @@ COMMANDS = {
     "plot": Command("commands", "plot", "learning curves, and return against gradient steps"),
     "check": Command("commands", "check", "does a task family keep the contract? what is wrong, how to mend it"),
     "results": Command("commands", "results", "the table of what runs reached; keep their small files"),
+    "figure": Command("commands", "figure", "a figure of several algorithms: train, evaluate and draw what is missing"),
     "list": Command("commands", "list_all", "task families, algorithms and presets"),
     "bench": Command(
         "commands", "bench", "measure sampling (rollout), a meta-iteration, or the signal of inner gradients"

@@ -245,6 +245,31 @@ def plot(argv: Sequence[str]) -> int:
 
 
 @_reported
+def figure(argv: Sequence[str]) -> int:
+    """``metarl figure NAME [flags]``."""
+    from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, make_figure
+
+    parser = argparse.ArgumentParser(
+        prog="metarl figure",
+        description="Train, evaluate and draw what is missing. 'metarl figure NAME --help' lists the flags.",
+        epilog=f"figures: {', '.join(FIGURES)}",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    chosen, rest = parser.parse_known_args(argv)
+    if chosen.name is None:
+        parser.print_help()
+        return 0 if {"-h", "--help"} & set(rest) else 2
+    config = tyro.cli(FigureConfig, args=rest, prog=f"metarl figure {chosen.name}")
+    try:
+        make_figure(chosen.name, config, console)
+    except UnknownFigure as error:
+        raise ConfigError(str(error)) from error
+    return 0
+
+
+@_reported
 def results(argv: Sequence[str]) -> int:
     """``metarl results RUN_DIR... [--into FOLDER]``."""
     from metarl.experiments.results import keep_results, markdown, rows

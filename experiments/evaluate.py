@@ -112,6 +112,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
     config = run.config.train
     mean_return = [_mean(row) for row in evaluation.returns]
     success = [_mean(row) for row in evaluation.success]
+    returns = evaluation.returns
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
@@ -123,6 +124,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "episodes": options.episodes,
         "horizon": config.rollout.horizon,
         "step_sizes": options.step_sizes(config.inner.step_size),
+        "returns": [[round(each, 3) if math.isfinite(each) else None for each in row.tolist()] for row in returns],
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
         **({"mean_success": success} if np.isfinite(success).any() else {}),

@@ -1,0 +1,38 @@
+"""Statistics of figures by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metarl.experiments.draw_figures import interquartile_mean, nested_interval, on_common_steps
+
+
+def test_curves_meet_on_the_steps_that_all_of_them_cover():
+    x, rows = on_common_steps([[[0.0, 0.0], [10.0, 10.0]], [[2.0, 4.0], [8.0, 4.0]]])
+    assert (x[0], x[-1]) == (2.0, 8.0)
+    np.testing.assert_allclose(rows[0], x)
+    np.testing.assert_allclose(rows[1], 4.0)
+    assert on_common_steps([[], [[0.0, 1.0]]])[0].size == 0
+
+
+def test_the_interquartile_mean_leaves_out_the_extreme_quarters():
+    mean, low, high = interquartile_mean(np.array([[0.0], [1.0], [3.0], [1000.0]]))
+    assert mean.tolist() == [2.0]
+    assert low[0] < 2.0 < high[0]
+    three, *_ = interquartile_mean(np.array([[0.0], [1.0], [5.0]]))
+    assert three.tolist() == [2.0]
+    alone = interquartile_mean(np.array([[7.0]]))
+    assert [each.tolist() for each in alone] == [[7.0]] * 3
+
+
+def test_the_interval_covers_seeds_and_tasks():
+    """Without spread it is a point; seeds that differ widen it even where tasks do not."""
+    same = np.full((3, 2, 5), 4.0)
+    np.testing.assert_array_equal(nested_interval(same), np.full((2, 2), 4.0))
+    seeds = same + np.array([-1.0, 0.0, 1.0])[:, None, None]
+    low, high = nested_interval(seeds)
+    assert (low < 3.5).all()
+    assert (high > 4.5).all()
+    one = np.random.default_rng(1).standard_normal((1, 1, 400))
+    low, high = nested_interval(one)
+    assert 0.15 < float(high[0] - low[0]) < 0.25  # 2 * 1.96 / sqrt(400)
