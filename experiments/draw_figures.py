@@ -29,7 +29,7 @@ def draw_steps(content: Mapping[str, Any], path: Path) -> None:
         low, high = nested_interval(returns)
         mean, steps = np.nanmean(np.nanmean(returns, 2), 0), np.arange(returns.shape[1])
         spread = np.stack([mean - low, high - mean]).clip(min=0.0)
-        style = {"color": palette(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
+        style: dict[str, Any] = {"color": palette(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
         axes.errorbar(steps, mean, yerr=spread, capsize=3, linewidth=1.8, label=algorithm, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title=content["title"], xlabel="gradient steps", ylabel="return (sum of rewards)")

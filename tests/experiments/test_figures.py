@@ -61,9 +61,8 @@ def test_a_figure_is_drawn_with_its_numbers_and_the_runs_small_files_beside_it(m
         assert (made.parent / f"navigation-2d-{algorithm}-2" / "evaluation.json").is_file()
     lines = steps_table(content).splitlines()
     assert lines[0] == "| algorithm | after 0 | after 1 | after 2 | after 3 | minutes each |"
-    assert lines[2].startswith(
-        f"| promp | {np.mean([run['returns'][0] for run in content['algorithms']['promp']]):.1f} |"
-    )
+    before = np.mean([run["returns"][0] for run in content["algorithms"]["promp"]])
+    assert lines[2].startswith(f"| promp | {before:.1f} |")
 
 
 def test_what_is_there_is_not_made_again(made: Path, small: FigureConfig):
