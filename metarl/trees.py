@@ -132,6 +132,7 @@ def map_rollouts(function: Callable[[Tensor], Tensor], batch: Rollouts) -> Rollo
         log_probs=function(batch.log_probs),
         advantages=function(batch.advantages),
         behavior={name: function(value) for name, value in batch.behavior.items()},
+        values=None if batch.values is None else function(batch.values),
     )
 
 
@@ -185,7 +186,8 @@ def heaviest_steps(batch: Rollouts, share: float) -> Rollouts:
         return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
 
     behavior = {name: pick(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
-    flat = map_rollouts(lambda field: pick(field.flatten(1, 2))[:, None], batch._replace(behavior={}))
+    whole = batch._replace(behavior={}, values=None)
+    flat = map_rollouts(lambda field: pick(field.flatten(1, 2))[:, None], whole)
     flat = flat._replace(**{name: getattr(flat, name)[..., 0] for name in ("rewards", "mask", "log_probs")})
     weight = flat.mask.flatten(1).sum(1).clamp(min=1.0) / counting
     return flat._replace(advantages=flat.advantages[..., 0] * weight[:, None, None], behavior=behavior)

@@ -45,6 +45,8 @@ class Rollouts(NamedTuple):
     """``[M, E, T]``, 0 where the mask is."""
     behavior: Params
     """The distributions that the actions were drawn from, leaves ``[M, E * T, ...]`` or ``[M, 1, ...]``."""
+    values: Tensor | None = None
+    """What the advantages are measured from, ``[M, E, T]``, 0 where the mask is; None where nobody asks for them."""
 
 
 class Examples(NamedTuple):

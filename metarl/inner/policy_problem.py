@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class InnerConfig:
     """Inner loss: lvc (low-variance curvature), reinforce, or dice."""
     first_order: bool = False
     """Drop the second derivatives of the inner loss (FOMAML)."""
+    learn_returns: tuple[Literal["discount", "gae_lambda"], ...] = ()
+    """Meta-learn these of the inner loss's return (Xu et al. 2018), from where --rollout has them; the outer objective
+    keeps those."""
     proximity: float = 10.0
     """Of imaml: weight lambda of the distance to the initialization. The inner loss of a policy is not convex, so it
     must exceed its greatest negative curvature: about the inverse of the step size."""
@@ -39,6 +42,9 @@ class InnerConfig:
             raise ValueError(f"inner steps must be 0 or more, got {self.steps}; 1 is usual")
         if not 0.0 < self.step_size < float("inf"):
             raise ValueError(f"the inner step_size must be positive and finite, got {self.step_size}; 0.1 is usual")
+        for name in self.learn_returns:
+            if name not in ("discount", "gae_lambda"):
+                raise ValueError(f"learn_returns must name some of discount and gae_lambda, got {name!r}")
         if not 0.0 < self.proximity < float("inf"):
             raise ValueError(f"inner proximity must be positive and finite, got {self.proximity}; 10 is a start")
         if self.cg_iterations < 1:

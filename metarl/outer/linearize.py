@@ -33,6 +33,19 @@ from metarl.trees import (
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 
+class StepGradient(NamedTuple):
+    """Gradients in all that a step was made from."""
+
+    phi: Params
+    """In the parameters before it, leaves ``[M, ...]``."""
+    state: Params
+    """In the rule's state before it."""
+    eta: Params
+    """In what the rule learned, summed over tasks."""
+    gradient: Params
+    """In the inner gradient, leaves ``[M, ...]``."""
+
+
 class LinearStep(NamedTuple):
     """One inner step: the curvature of its loss, and how its rule turns parameters and gradient into parameters."""
 
@@ -46,13 +59,13 @@ class LinearStep(NamedTuple):
         moved = self.rule.push(_join(phi, state, turned, eta))
         return _part(moved, "phi"), _part(moved, "state")
 
-    def pull(self, phi: Params, state: Params, *, first_order: bool) -> tuple[Params, Params, Params]:
-        """Gradients in parameters and state before the step, and in the rule's parameters, from those after it."""
+    def pull(self, phi: Params, state: Params, *, first_order: bool) -> StepGradient:
+        """Gradients before the step from those in parameters and state after it."""
         back = self.rule.pull(_join(phi, state))
-        before = _part(back, "phi")
+        before, inner = _part(back, "phi"), _part(back, "gradient")
         if not first_order:
-            before = add_scaled(before, self.step.loss.curve(_part(back, "gradient")), 1.0)
-        return before, _part(back, "state"), _part(back, "eta")
+            before = add_scaled(before, self.step.loss.curve(inner), 1.0)
+        return StepGradient(before, _part(back, "state"), _part(back, "eta"), inner)
 
 
 def _join(phi: Params, state: Params, gradient: Params | None = None, eta: Params | None = None) -> Params:
@@ -90,18 +103,26 @@ class Linearization(NamedTuple):
     weights: Tensor
     """Of each query step in its task's mean, ``[M, N]``."""
 
-    def pull(self, phi: Params, before: Sequence[Params] | None = None) -> Params:
+    def pull(
+        self,
+        phi: Params,
+        before: Sequence[Params] | None = None,
+        visit: Callable[[LinearStep, Params], None] | None = None,
+    ) -> Params:
         """From gradients in the adapted parameters to one in what is meta-learned, summed over these tasks.
 
         Args:
             phi: leaves ``[M, ...]``.
             before: gradients in the parameters before each step, to be added.
+            visit: told of each step, the last first, and the gradient in its inner gradient.
         """
         state = zeros_like(_part(self.steps[-1].rule.outputs, "state")) if self.steps else {}
         eta = zeros_like(self.meta.eta)
         for place, linear in reversed(list(enumerate(self.steps))):
-            phi, state, of_rule = linear.pull(phi, state, first_order=self.learner.first_order)
-            eta = add_scaled(eta, of_rule, 1.0)
+            back = linear.pull(phi, state, first_order=self.learner.first_order)
+            phi, state, eta = back.phi, back.state, add_scaled(eta, back.eta, 1.0)
+            if visit is not None:
+                visit(linear, back.gradient)
             if before is not None:
                 phi = add_scaled(phi, before[place], 1.0)
         if self.start is not None:
@@ -126,22 +147,29 @@ class Linearization(NamedTuple):
         product = self.query.product(self.push(vector), None, lambda tangent: policy.fisher(at, tangent, self.weights))
         return self.pull(product)
 
-    def gradient(self, objective: Objective, data: TaskData[Rollouts]) -> Params:
+    def gradient(
+        self,
+        objective: Objective,
+        data: TaskData[Rollouts],
+        visit: Callable[[LinearStep, Params], None] | None = None,
+    ) -> Params:
         """Of the objective in what is meta-learned, summed over these tasks.
 
         Args:
             objective: of the adapted policies, and of those before each step.
             data: what this was made from.
+            visit: see ``pull``.
         """
         policy, support = self.learner.problem.policy, objective.support
         after = pull_loss(self.query, lambda at: objective.query(policy, at, data.query))
         if support is None:
-            return self.pull(after)
+            return self.pull(after, None, visit)
 
         def of_support(linear: LinearStep, batch: Rollouts) -> Params:
             return pull_loss(linear.step.loss.distribution, lambda at: support(policy, at, batch, data.credit))
 
-        return self.pull(after, [of_support(*each) for each in zip(self.steps, data.support, strict=True)])
+        before = [of_support(*each) for each in zip(self.steps, data.support, strict=True)]
+        return self.pull(after, before, visit)
 
     def values(self, objective: Objective, data: TaskData[Rollouts]) -> Tensor:
         """The objective of each task ``[M]``, without history."""

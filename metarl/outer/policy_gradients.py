@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.inner.adapt import adapt
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.losses import mean_kl, surrogate_loss
-from metarl.outer.linearize import linearize, pull_loss
+from metarl.outer.linearize import Linearization, linearize, pull_loss
 from metarl.outer.meta_gradients import solve_proximal
 from metarl.outer.objectives import Objective
 from metarl.processor import map_groups
@@ -50,17 +50,22 @@ def through(objective: Objective) -> PolicyEstimate:
 
     def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
         linear = linearize(learner, meta, data)
-        policy = learner.problem.policy
-        with torch.no_grad():
-            kl = mean_kl(policy, linear.query.outputs, data.query)
-            before = [
-                mean_kl(policy, step.step.loss.distribution.outputs, batch)
-                for step, batch in zip(linear.steps, data.support, strict=True)
-            ]
-        support_kl = torch.stack(before).mean(0) if before else torch.zeros_like(kl)
-        return Judgment(linear.gradient(objective, data), linear.values(objective, data), kl, support_kl)
+        return judgment(linear, linear.gradient(objective, data), objective, data)
 
     return estimate
+
+
+def judgment(linear: Linearization, gradient: Params, objective: Objective, data: TaskData[Rollouts]) -> Judgment:
+    """A gradient with the objective and the KLs where it was taken."""
+    policy = linear.learner.problem.policy
+    with torch.no_grad():
+        kl = mean_kl(policy, linear.query.outputs, data.query)
+        before = [
+            mean_kl(policy, step.step.loss.distribution.outputs, batch)
+            for step, batch in zip(linear.steps, data.support, strict=True)
+        ]
+    support_kl = torch.stack(before).mean(0) if before else torch.zeros_like(kl)
+    return Judgment(gradient, linear.values(objective, data), kl, support_kl)
 
 
 def reptile(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:

@@ -22,7 +22,10 @@ from metarl.outer.trust_region import trust_region_update
 from metarl.policies.base import Policy
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.tasks import TaskFamily
+from metarl.trees import to_device
 from metarl.types import Meta, Params, Rollouts, TaskData
+from metarl.variants.policy_returns import through_returns
+from metarl.variants.returns import ReturnConfig, discounting, figures, initial_eta
 
 
 class Outer(NamedTuple):
@@ -69,7 +72,7 @@ class Algorithm(NamedTuple):
     observes_task: bool = False
 
 
-OPTIONAL = ("outer", "optimizer", "clipping", "inner.proximity", "inner.cg_iterations")
+OPTIONAL = ("outer", "optimizer", "clipping", "inner.proximity", "inner.cg_iterations", "inner.learn_returns")
 """Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
 
@@ -141,6 +144,18 @@ def make_outer(config: MetaTrainConfig) -> Outer:
     return outer(config)
 
 
+def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
+    """All that is meta-learned besides the initialization ``theta``, before the first iteration.
+
+    Raises:
+        ValueError: if a return is to be learned that does not start within (0, 1).
+    """
+    eta = find_algorithm(config.algorithm).init_eta(theta, config.inner)
+    if not config.inner.learn_returns:
+        return eta
+    return eta | to_device(initial_eta(return_config(config)), torch.device(config.device))
+
+
 def family_for(name: str, family: TaskFamily) -> TaskFamily:
     """The family as an algorithm sees it."""
     return observe_task(family) if find_algorithm(name).observes_task else family
@@ -158,6 +173,19 @@ def _trust_region(objective: Objective) -> Callable[[MetaTrainConfig], Outer]:
         return Outer(lambda meta: {}, update)
 
     return build
+
+
+def return_config(config: MetaTrainConfig) -> ReturnConfig:
+    """What of the inner loss's return is learned, and what it starts from."""
+    rollout = config.rollout
+    return ReturnConfig(learned=config.inner.learn_returns, discount=rollout.discount, gae_lambda=rollout.gae_lambda)
+
+
+def _through(config: MetaTrainConfig, objective: Objective) -> PolicyEstimate:
+    """Backpropagation through the inner loop, and through its returns where they are learned."""
+    if not config.inner.learn_returns:
+        return through(objective)
+    return through_returns(objective, return_config(config), normalized=config.rollout.normalize_advantages)
 
 
 def _descent(
@@ -178,7 +206,8 @@ def _descent(
                 clip=config.clipping,
                 epochs=config.clipping.epochs if several else 1,
             )
-            return Update(found.meta, found.moments, found.accepted, found.metrics)
+            learned = figures(discounting(return_config(config), found.meta.eta)) if config.inner.learn_returns else {}
+            return Update(found.meta, found.moments, found.accepted, found.metrics | learned)
 
         return Outer(lambda meta: start(meta, config.optimizer, config.clipping), update)
 
@@ -186,10 +215,12 @@ def _descent(
 
 
 _ANCHORED = _descent(
-    lambda config, penalty, steps: through(clipped(config.clipping.clip, penalty, steps)), several=True
+    lambda config, penalty, steps: _through(config, clipped(config.clipping.clip, penalty, steps)), several=True
 )
-_CLIPPED = _descent(lambda config, penalty, steps: through(clipped(config.clipping.clip, 0.0, steps)), several=True)
-_ALONG_SURROGATE = _descent(lambda config, penalty, steps: through(SURROGATE))
+_CLIPPED = _descent(
+    lambda config, penalty, steps: _through(config, clipped(config.clipping.clip, 0.0, steps)), several=True
+)
+_ALONG_SURROGATE = _descent(lambda config, penalty, steps: _through(config, SURROGATE))
 _TRUST_REGION = _trust_region(SURROGATE)
 
 
@@ -203,6 +234,7 @@ def _step_sizes(theta: Params, inner: InnerConfig) -> Params:
 
 
 _REGION, _OPTIMIZER = frozenset({"outer"}), frozenset({"optimizer"})
+_THROUGH = _OPTIMIZER | {"inner.learn_returns"}
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml-trpo": Algorithm(
@@ -214,12 +246,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         _REGION,
         first_order=True,
     ),
-    "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _OPTIMIZER),
-    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _OPTIMIZER | {"clipping"}),
+    "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _THROUGH),
+    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _THROUGH | {"clipping"}),
     "promp": Algorithm(
         "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
         _ANCHORED,
-        _OPTIMIZER | {"clipping"},
+        _THROUGH | {"clipping"},
     ),
     "e-maml": Algorithm(
         "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
@@ -229,7 +261,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dice-maml": Algorithm(
         "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
         _ALONG_SURROGATE,
-        _OPTIMIZER,
+        _THROUGH,
         estimator="dice",
     ),
     "meta-sgd": Algorithm(

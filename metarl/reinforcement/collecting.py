@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from metarl.engine import Clock
 from metarl.inner.adapt import Adaptation, inner_step, unadapted
@@ -45,11 +47,20 @@ def collect(
 ) -> tuple[TaskData[Rollouts], list[Batch], list[Params]]:
     """Rollouts of every task under the policies adapted 0..S times, each step on fresh episodes.
 
+    Args:
+        family: that the tasks are of.
+        learner: what adapts.
+        meta: where adaptation starts.
+        tasks: M of them.
+        config: what is collected, and how advantages are estimated; those of the support as far as it is not learned.
+        seeds: of the episodes.
+        clock: measures sampling and adaptation.
+
     Returns:
         The data of the meta-update, the S + 1 batches, and the parameters that each was collected under.
     """
     keep_freed_memory()
-    count = len(tasks)
+    count, support = len(tasks), learned_rollout(config, meta.eta)
     scaler = make_scaler(meta.normalizer)
     adaptation = unadapted(learner, expand(meta.theta, count))
     session = open_session(family, tasks, config.episodes)
@@ -59,8 +70,9 @@ def collect(
         for step in range(len(learner.rules) + 1):
             step_seeds = seeds._replace(path=(*seeds.path, step))
             with clock.measure("sampling"):
+                told = support if step < len(learner.rules) else config
                 batch = collect_batch(
-                    session, learner.problem.policy, adaptation.phi, config=config, seeds=step_seeds, scaler=scaler
+                    session, learner.problem.policy, adaptation.phi, config=told, seeds=step_seeds, scaler=scaler
                 )
             batches.append(batch)
             reached.append(adaptation.phi)
@@ -69,8 +81,18 @@ def collect(
                     adaptation = _step(learner, meta, adaptation, batch)
     finally:
         session.close()
-    *support, query = (batch.rollouts for batch in batches)
-    return TaskData(tuple(support), query), batches, reached
+    *learned_from, query = (batch.rollouts for batch in batches)
+    return TaskData(tuple(learned_from), query), batches, reached
+
+
+def learned_rollout(config: RolloutConfig, eta: Params) -> RolloutConfig:
+    """The settings with discount and lambda as they were learned, if they were."""
+    learned: dict[str, Any] = {
+        name: float(torch.sigmoid(eta[f"return/{name}"]))
+        for name in ("discount", "gae_lambda")
+        if f"return/{name}" in eta
+    }
+    return replace(config, **learned)
 
 
 def _step(learner: PolicyLearner, meta: Meta, before: Adaptation, batch: Batch) -> Adaptation:

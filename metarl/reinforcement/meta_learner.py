@@ -14,7 +14,7 @@ from metarl.observed import task_row
 from metarl.outer.objectives import credit_of
 from metarl.policies.base import Policy, PolicyConfig
 from metarl.policies.make import make_policy
-from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner, make_outer
+from metarl.reinforcement.algorithms import family_for, find_algorithm, initial_learned, make_learner, make_outer
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.rollout.collect import Batch
@@ -59,7 +59,7 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, 
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = to_device(theta, torch.device(config.device))
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
-    meta = Meta(theta, row.init_eta(theta, config.inner), normalizer)
+    meta = Meta(theta, initial_learned(theta, config), normalizer)
     return policy, TrainState(meta, row.outer(config).start(meta) if row.outer else {}, 0, 0, 0, 0)
 
 

@@ -114,6 +114,7 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
             **{name: torch.from_numpy(part).flatten(1, 2) for name, part in episodes.distributions.items()},
             **{name: torch.from_numpy(part).unsqueeze(1) for name, part in episodes.constants.items()},
         },
+        values=values,
     )
     return Batch(
         map_rollouts(lambda field: field.to(device), rollouts),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from metarl.inner.policy_problem import PolicyLoss
+from metarl.inner.policy_problem import PolicyLearner, PolicyLoss
+from metarl.outer.linearize import LinearStep, linearize
+from metarl.outer.objectives import Objective
+from metarl.outer.policy_gradients import Judgment, PolicyEstimate, judgment
 from metarl.rollout.advantages import normalize
-from metarl.trees import gradients
-from metarl.types import Params, Rollouts
-from metarl.variants.returns import Discounting, lambda_advantages
+from metarl.trees import add_scaled, gradients, leaves
+from metarl.types import Meta, Params, Rollouts, TaskData
+from metarl.variants.returns import Discounting, ReturnConfig, discounting, lambda_advantages
 
 
 def with_returns(batch: Rollouts, values: Tensor, how: Discounting, *, normalized: bool) -> Rollouts:
@@ -42,3 +46,48 @@ def return_gradient(loss: PolicyLoss, cotangent: Params, eta: Params) -> Params:
         Shaped like eta, summed over tasks.
     """
     return gradients(loss.slope, eta, weights=loss.distribution.push(cotangent))
+
+
+def through_returns(objective: Objective, config: ReturnConfig, *, normalized: bool) -> PolicyEstimate:
+    """``through`` for inner losses whose return is learned: gradients also of discount and lambda, by how they shaped
+    the steps that adapt. The query's own advantages stay as they are: they are the judge (arXiv:1805.09801, eq. 5).
+
+    Args:
+        objective: of the adapted policies.
+        config: what of the return is learned, the same for all steps of an episode.
+        normalized: whether each task's advantages have mean 0 and deviation 1.
+
+    Raises:
+        ValueError: on rollouts without the values that their advantages are measured from.
+    """
+
+    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+        eta = leaves({name: value for name, value in meta.eta.items() if name.startswith("return/")})
+        total = {name: torch.zeros_like(value) for name, value in eta.items()}
+
+        def visit(step: LinearStep, inner: Params) -> None:
+            found = return_gradient(step.step.loss, inner, eta)
+            for name, value in add_scaled(total, found, 1.0).items():
+                total[name] = value
+
+        with torch.enable_grad():
+            how = discounting(config, eta)
+            support = [with_returns(batch, after_last(batch), how, normalized=normalized) for batch in data.support]
+        linear = linearize(learner, meta, data._replace(support=tuple(support)))
+        fixed = data._replace(support=tuple(b._replace(advantages=b.advantages.detach()) for b in support))
+        gradient = linear.gradient(objective, fixed, visit)
+        gradient |= {f"eta:{name}": gradient[f"eta:{name}"] + value for name, value in total.items()}
+        return judgment(linear, gradient, objective, fixed)
+
+    return estimate
+
+
+def after_last(batch: Rollouts) -> Tensor:
+    """The values of a batch with a 0 after the last step, ``[M, E, T + 1]``: episodes end at the horizon for good.
+
+    Raises:
+        ValueError: if the batch has none.
+    """
+    if batch.values is None:
+        raise ValueError("learned returns need the values of each step, got rollouts without; see Rollouts.values")
+    return torch.cat([batch.values, torch.zeros_like(batch.values[..., :1])], -1)

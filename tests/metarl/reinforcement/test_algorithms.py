@@ -13,13 +13,14 @@ from torch.testing import assert_close
 
 import metarl.envs
 from metarl.algorithms import UnknownAlgorithm, UnsuitableAlgorithm
+from metarl.engine import Clock
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.adam import OptimizerConfig
 from metarl.outer.descent import ClipConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
 from metarl.reinforcement.algorithms import ALGORITHMS, check_settings, make_learner, make_outer
-from metarl.reinforcement.collecting import evaluate
+from metarl.reinforcement.collecting import collect, evaluate, learned_rollout
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.meta_learner import initial_state, meta_train_policy
 from metarl.rollout.collect import RolloutConfig
@@ -155,3 +156,44 @@ class Words:
 def test_the_oracle_refuses_tasks_that_are_no_numbers():
     with pytest.raises(ValueError, match="rows of numbers, got str: 'left'"):
         initial_state(Words(), replace(TINY, algorithm="oracle"))
+
+
+@pytest.mark.parametrize("name", ["maml-vpg", "promp", "dice-maml"])
+def test_returns_of_the_inner_loss_are_learned_and_logged(name):
+    inner = InnerConfig(learn_returns=("discount", "gae_lambda"))
+    rollout = replace(TINY.rollout, discount=0.9, gae_lambda=0.8)
+    config = replace(TINY, algorithm=name, inner=inner, rollout=rollout, optimizer=OptimizerConfig(learning_rate=0.1))
+    policy, start = initial_state(NAVIGATION, config)
+    assert start.meta.eta.keys() == {"return/discount", "return/gae_lambda"}
+    *_, last = meta_train_policy(NAVIGATION, policy, config, start)
+    assert all(abs(float(last.state.meta.eta[each] - start.meta.eta[each])) > 0.01 for each in start.meta.eta)
+    learned = learned_rollout(rollout, last.state.meta.eta)
+    assert last.metrics["return/discount"] == pytest.approx(learned.discount)
+    assert last.metrics["return/gae_lambda"] == pytest.approx(learned.gae_lambda)
+
+
+def test_the_support_has_the_return_that_is_learned_and_the_query_the_settings_one():
+    """With a discount near 0 the support's advantages are single rewards less their baseline; the query's are not."""
+    rollout = replace(TINY.rollout, discount=0.9, baseline="constant", normalize_advantages=False)
+    config = replace(TINY, algorithm="promp", inner=InnerConfig(learn_returns=("discount",)), rollout=rollout)
+    policy, state = initial_state(NAVIGATION, config)
+    meta = state.meta._replace(eta={"return/discount": torch.tensor(-30.0)})
+    tasks = NAVIGATION.sample(generator(0, Stream.EVALUATION_TASKS), 3)
+    seeds = EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+    data, *_ = collect(NAVIGATION, make_learner(policy, config), meta, tasks, rollout, seeds, Clock())
+    assert_close(data.support[0].advantages, data.support[0].rewards, rtol=1e-5, atol=1e-6)
+    assert float((data.query.advantages - data.query.rewards).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["maml-trpo", "reptile", "imaml", "e-maml"])
+def test_returns_are_learned_only_by_what_descends_through_the_inner_loop(name):
+    with pytest.raises(UnsuitableAlgorithm, match=r"does not use .* --inner.learn-returns.* promp"):
+        check_settings(replace(TINY, algorithm=name, inner=InnerConfig(learn_returns=("discount",))), TINY)
+
+
+def test_a_return_that_cannot_be_learned_is_refused():
+    config = replace(TINY, algorithm="promp", inner=InnerConfig(learn_returns=("gae_lambda",)))
+    with pytest.raises(ValueError, match="a learned gae_lambda must start within"):
+        initial_state(NAVIGATION, config)
+    with pytest.raises(ValueError, match="learn_returns must name some of discount and gae_lambda, got 'gamma'"):
+        InnerConfig(learn_returns=("gamma",))
