@@ -18,7 +18,7 @@ from metarl.inner.supervised_problem import ExamplesProblem, SupervisedLearner
 from metarl.losses import cross_entropy
 from metarl.models import Model, saved_bytes
 from metarl.outer.meta_gradients import MetaGradient, meta_gradient, through
-from metarl.processor import choose_task_chunk, processors
+from metarl.processor import choose_task_chunk, map_groups, processors
 from metarl.trees import expand, gradients, leaves, map_examples
 from metarl.types import Examples, Meta, Params, TaskData
 
@@ -107,6 +107,7 @@ class GradientLearner(NamedTuple):
         """See ``FewShotLearner.predict``."""
         learner = self.inner(steps)
 
+        @torch.no_grad()  # which each thread decides for itself
         def answers(group: slice) -> Tensor:
             batch, queries = map_examples(lambda field: field[group], support), inputs[group]
             adaptation = unadapted(learner, expand(meta.theta, len(queries)))
@@ -116,9 +117,9 @@ class GradientLearner(NamedTuple):
                 found.append(answer(self.problem.model, adaptation.phi, batch.inputs, queries, transductive))
             return torch.stack(found)
 
-        with torch.no_grad():
-            size = self.chunk(support.inputs, inputs)
-            return torch.cat([answers(slice(start, start + size)) for start in range(0, len(inputs), size)], 1)
+        size = self.chunk(support.inputs, inputs)
+        groups = [slice(start, start + size) for start in range(0, len(inputs), size)]
+        return torch.cat(map_groups(answers, groups, inputs.device), 1)
 
 
 @lru_cache(maxsize=32)
@@ -202,13 +203,14 @@ class ComparingLearner(NamedTuple):
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""
-        found = []
+
+        def answers(group: slice) -> Tensor:
+            part = map_examples(lambda field: field[group], support)
+            return compare(self.method, meta, part, inputs[group], self.ways, transductive)
+
         size = self.task_chunk or _ANSWERED_AT_ONCE
-        for start in range(0, len(inputs), size):
-            group = slice(start, start + size)
-            part = map_examples(lambda field, group=group: field[group], support)
-            found.append(compare(self.method, meta, part, inputs[group], self.ways, transductive))
-        outputs = torch.cat(found)
+        groups = [slice(start, start + size) for start in range(0, len(inputs), size)]
+        outputs = torch.cat(map_groups(answers, groups, inputs.device))
         return outputs.expand(steps + 1, *outputs.shape)
 
 

@@ -9,90 +9,35 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, tensor
+from torch import Tensor
 from torch.testing import assert_close
 
+from metarl.experiments.two_state import (
+    INNER_STEP_SIZE,
+    POLICY,
+    REWARDS,
+    START,
+    THETA,
+    TRAJECTORIES,
+    batch_of,
+    everything,
+    exact_meta_gradient,
+    expected_return,
+    gradient,
+    hessian,
+    probability,
+    values,
+)
 from metarl.inner.adapt import Learner
 from metarl.inner.policy_problem import PolicyProblem
 from metarl.inner.rules import sgd
-from metarl.linear import AutogradMap, LinearMap
 from metarl.losses import Estimator, make_inner_loss
 from metarl.outer.linearize import linearize
 from metarl.outer.objectives import EXPLORING, SURROGATE
-from metarl.types import Meta, Params, Rollouts, TaskData
-
-START = tensor([0.7, 0.3], dtype=torch.float64)
-MOVES = tensor([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.3, 0.7]]], dtype=torch.float64)  # [state, action, next state]
-REWARDS = tensor([[2.0, 0.5], [0.0, 1.0]], dtype=torch.float64)  # [state, action]
-THETA = tensor([[0.8, -0.2], [0.1, 1.0]], dtype=torch.float64)  # logits [state, action]
-TRAJECTORIES = list(itertools.product((0, 1), repeat=4))  # state, action, state, action
-INNER_STEP_SIZE = 0.8
-
-
-class TabularPolicy:
-    """Softmax over a table of logits; observations are one-hot states, actions are 0 or 1."""
-
-    def distribution(self, phi: Params, observations: Tensor) -> Params:
-        return {"log_probs": torch.log_softmax(observations @ phi["logits"], -1)}
-
-    def linearize(self, phi: Params, observations: Tensor) -> LinearMap:
-        return AutogradMap(lambda at: self.distribution(at, observations), phi)
-
-    def log_prob(self, distribution: Params, actions: Tensor) -> Tensor:
-        return distribution["log_probs"].gather(-1, actions.long()).squeeze(-1)
-
-
-POLICY: Any = TabularPolicy()
-
-
-def values(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected return from each first state and action, and from each second state, by dynamic programming."""
-    policy = torch.softmax(theta, -1)
-    second = (policy * REWARDS).sum(-1)
-    return REWARDS + MOVES @ second, second
-
-
-def expected_return(theta: Tensor) -> Tensor:
-    return (START * (torch.softmax(theta, -1) * values(theta)[0]).sum(-1)).sum()
-
-
-def gradient(theta: Tensor) -> Tensor:
-    return torch.autograd.functional.jacobian(expected_return, theta)
-
-
-def hessian(theta: Tensor) -> Tensor:
-    return torch.autograd.functional.hessian(expected_return, theta).view(4, 4)
-
-
-def probability(theta: Tensor, trajectory: tuple[int, ...]) -> Tensor:
-    first, action, second, other = trajectory
-    policy = torch.softmax(theta, -1)
-    return START[first] * policy[first, action] * MOVES[first, action, second] * policy[second, other]
-
-
-def everything(theta: Tensor, baseline: float = 0.0) -> Rollouts:
-    """All trajectories as one batch collected under ``theta``: a mean over the batch is the expectation."""
-    count = len(TRAJECTORIES)
-    states = tensor([[first, second] for first, _, second, _ in TRAJECTORIES])
-    actions = tensor([[one, other] for _, one, _, other in TRAJECTORIES])
-    rewards = REWARDS[states, actions]
-    to_go = rewards.flip(-1).cumsum(-1).flip(-1) - baseline
-    weights = torch.stack([probability(theta, trajectory) for trajectory in TRAJECTORIES])
-    observations = torch.nn.functional.one_hot(states, 2).double()
-    log_probs = torch.log_softmax(theta, -1)[states, actions]
-    return Rollouts(
-        observations=observations[None],
-        actions=actions[None, ..., None],
-        rewards=rewards[None],
-        mask=torch.ones(1, count, 2, dtype=torch.float64),
-        log_probs=log_probs[None],
-        advantages=(2 * count * weights[:, None] * to_go)[None],
-        behavior={},
-    )
+from metarl.types import Meta, Rollouts, TaskData
 
 
 def mean_objective(estimator: Estimator, batch: Rollouts) -> Callable[[Tensor], Tensor]:
@@ -196,18 +141,6 @@ def meta_gradient(estimator: Estimator, steps: int) -> Tensor:
     return -found["logits"]
 
 
-def exact_meta_gradient(steps: int) -> Tensor:
-    """By differentiating the expected return after exact gradient steps."""
-
-    def adapted(theta: Tensor) -> Tensor:
-        for _ in range(steps):
-            (slope,) = torch.autograd.grad(expected_return(theta), theta, create_graph=True)
-            theta = theta + INNER_STEP_SIZE * slope
-        return expected_return(theta)
-
-    return torch.autograd.functional.jacobian(adapted, THETA)
-
-
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_the_meta_gradient_with_dice_is_exact(steps):
     assert_close(meta_gradient("dice", steps), exact_meta_gradient(steps), rtol=1e-12, atol=1e-12)
@@ -226,22 +159,6 @@ def test_the_meta_gradient_with_lvc_is_nearer_to_the_exact_one_than_with_reinfor
     errors = {name: float((meta_gradient(name, steps) - exact).norm() / exact.norm()) for name in ("lvc", "reinforce")}
     assert errors["lvc"] < 0.2
     assert errors["reinforce"] > 0.6
-
-
-def one_trajectory(theta: Tensor, trajectory: tuple[int, ...]) -> Rollouts:
-    """A single episode, so scaled that the mean over its two steps is a sum."""
-    first, action, second, other = trajectory
-    states, actions = tensor([first, second]), tensor([action, other])
-    rewards = REWARDS[states, actions]
-    return Rollouts(
-        observations=torch.nn.functional.one_hot(states, 2).double()[None, None],
-        actions=actions[None, None, :, None],
-        rewards=rewards[None, None],
-        mask=torch.ones(1, 1, 2, dtype=torch.float64),
-        log_probs=torch.log_softmax(theta, -1)[states, actions].detach()[None, None],
-        advantages=2.0 * rewards.flip(-1).cumsum(-1).flip(-1)[None, None],
-        behavior={},
-    )
 
 
 def return_after_learning_from_one_trajectory(theta: Tensor, trajectory: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -270,7 +187,7 @@ def test_e_mamls_gradient_is_that_of_the_return_after_learning_from_a_sample():
     theta = THETA.clone().requires_grad_()
     for trajectory in TRAJECTORIES:
         phi, value = (part.detach() for part in return_after_learning_from_one_trajectory(theta, trajectory))
-        data = TaskData((one_trajectory(THETA, trajectory),), everything(phi), credit=value[None])
+        data = TaskData((batch_of(THETA, [trajectory]),), everything(phi), credit=value[None])
         linear = linearize(learner, Meta({"logits": THETA}, {}, {}), data)
         for name, each in (("exploring", EXPLORING), ("surrogate", SURROGATE)):
             found[name] -= probability(THETA, trajectory) * linear.gradient(each, data)["logits"]
