@@ -15,8 +15,9 @@ from rich.table import Table
 from scipy import stats
 
 from metarl.experiments.runs import Run, load_run, read_json, write_json
-from metarl.reinforcement.algorithms import family_for, make_learner
+from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner
 from metarl.reinforcement.collecting import Evaluation, evaluate
+from metarl.reinforcement.specialists import EVALUATION_SEED, evaluate_specialists
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import draw_held_out_tasks
@@ -93,14 +94,23 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
 def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     """Adapt to held-out tasks and measure the return at every step."""
     config = run.config.train
-    step_sizes = options.step_sizes(config.inner.step_size)
-    learner = make_learner(run.learner, config, step_sizes)
-    tasks = _tasks(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
     workers = run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
     with WorkerPool(family_for(config.algorithm, run.config.family), workers) as family:
-        return evaluate(family, learner, run.state.meta, tasks, rollout, seeds)
+        if find_algorithm(config.algorithm).specialists:
+            _check_specialists(config.meta_batch_size, options)
+            return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds, options.steps)
+        learner = make_learner(run.learner, config, options.step_sizes(config.inner.step_size))
+        return evaluate(family, learner, run.state.meta, _tasks(run, options), rollout, seeds)
+
+
+def _check_specialists(count: int, options: EvaluateConfig) -> None:
+    if (options.tasks, options.seed) != (count, EVALUATION_SEED):
+        raise ValueError(
+            f"the policies of single-task are of the {count} tasks of seed {EVALUATION_SEED}, got --tasks "
+            f"{options.tasks} --seed {options.seed}; evaluate with --tasks {count} --seed {EVALUATION_SEED}"
+        )
 
 
 def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:

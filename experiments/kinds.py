@@ -20,7 +20,7 @@ from metarl.reinforcement.algorithms import check_settings
 from metarl.reinforcement.algorithms import family_for as family_for_policy
 from metarl.reinforcement.algorithms import find_algorithm as find_policy_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
-from metarl.reinforcement.meta_learner import PolicyMetaLearner, initial_state
+from metarl.reinforcement.meta_learner import initial_state, make_meta_learner
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
 from metarl.trees import to_device
@@ -64,8 +64,9 @@ def _settle_policy(config: Any, preset: Any) -> Any:
 
 @contextmanager
 def _open_policy(config: Any, policy: Any) -> Iterator[MetaLearner]:
-    with WorkerPool(family_for_policy(config.train.algorithm, config.family), config.workers) as family:
-        yield PolicyMetaLearner(family, policy, config.train)
+    name = config.train.algorithm
+    with WorkerPool(family_for_policy(name, config.family), config.workers) as family:
+        yield make_meta_learner(family, policy, config.train)
 
 
 REINFORCEMENT = Kind(

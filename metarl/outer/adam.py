@@ -88,12 +88,12 @@ def step(
     Returns:
         The moved values, the moments, and the norm of the gradient; not finite if the gradient is not.
     """
-    slopes = joined(gradient)
-    names, values = list(slopes), list(slopes.values())
+    start, slopes = joined(meta), joined(gradient)
+    names, points = list(start), list(start.values())
+    values = [slopes[name] for name in names]  # whatever the order that they came in
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values))))
     if config.max_norm is not None and norm > config.max_norm:
         values = list(torch._foreach_mul(values, config.max_norm / norm))
-    points = list(joined(meta).values())
     if config.optimizer == "sgd":
         return split(dict(zip(names, torch._foreach_add(points, values, alpha=-rate), strict=True)), meta), {}, norm
     count = moments["count"] + 1

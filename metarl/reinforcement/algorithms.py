@@ -70,6 +70,8 @@ class Algorithm(NamedTuple):
     steps_in_training: bool = True
     """Whether policies adapt while the initialization is trained."""
     observes_task: bool = False
+    specialists: bool = False
+    """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
 
 
 OPTIONAL = ("outer", "optimizer", "clipping", "inner.proximity", "inner.cg_iterations", "inner.learn_returns")
@@ -122,8 +124,16 @@ def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[f
         policy: as ``initial_state`` made it.
         config: the run.
         step_sizes: of each step where policies are judged; in training they are the run's own.
+
+    Raises:
+        UnsuitableAlgorithm: if there is no initialization that could adapt.
     """
     row, inner = find_algorithm(config.algorithm), config.inner
+    if row.specialists:
+        raise UnsuitableAlgorithm(
+            f"{config.algorithm} has a policy for each of its tasks and no initialization to adapt from; choose a run "
+            "of another algorithm"
+        )
     if step_sizes is None:
         step_sizes = [inner.step_size] * (inner.steps if row.steps_in_training else 0)
     rule = row.rule(policy, inner)
@@ -302,6 +312,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         rule=_stay,
         steps_in_training=False,
         observes_task=True,
+    ),
+    "single-task": Algorithm(
+        "a policy for each evaluation task, trained on it alone by PPO: the ceiling",
+        _CLIPPED,
+        _OPTIMIZER | {"clipping"},
+        rule=_stay,
+        steps_in_training=False,
+        specialists=True,
     ),
 }
 """Every algorithm by its name on the command line."""

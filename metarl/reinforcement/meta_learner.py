@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metarl.engine import Clock, Collected, Iteration, Scores, TrainState, Update, meta_train
+from metarl.engine import Clock, Collected, Iteration, MetaLearner, Scores, TrainState, Update, meta_train
 from metarl.losses import sample_weights
 from metarl.observed import task_row
 from metarl.outer.objectives import credit_of
@@ -17,6 +17,7 @@ from metarl.policies.make import make_policy
 from metarl.reinforcement.algorithms import family_for, find_algorithm, initial_learned, make_learner, make_outer
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.specialists import SpecialistMetaLearner
 from metarl.rollout.collect import Batch
 from metarl.rollout.normalizer import no_statistics, update_statistics
 from metarl.rollout.sample import EpisodeSeeds
@@ -57,6 +58,8 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, 
         family = family_for(config.algorithm, family)
     policy = policy_for(family, task, config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
+    if row.specialists:
+        theta = {name: value.expand(config.meta_batch_size, *value.shape).clone() for name, value in theta.items()}
     theta = to_device(theta, torch.device(config.device))
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
     meta = Meta(theta, initial_learned(theta, config), normalizer)
@@ -71,7 +74,7 @@ class PolicyMetaLearner(NamedTuple):
     """
 
     family: TaskFamily
-    """As the algorithm sees it; see ``algorithms.family_for``."""
+    """As the algorithm sees it."""
     policy: Policy
     config: MetaTrainConfig
 
@@ -132,7 +135,14 @@ def meta_train_policy(
     Raises:
         TrainingStalled: after ``config.max_failures`` iterations in a row without an update.
     """
-    return meta_train(PolicyMetaLearner(family_for(config.algorithm, family), policy, config), config, state)
+    return meta_train(make_meta_learner(family_for(config.algorithm, family), policy, config), config, state)
+
+
+def make_meta_learner(family: TaskFamily, policy: Policy, config: MetaTrainConfig) -> MetaLearner:
+    """What the loop drives for the algorithm that ``config`` names, on the family as that sees it."""
+    if find_algorithm(config.algorithm).specialists:
+        return SpecialistMetaLearner(family, policy, config)
+    return PolicyMetaLearner(family, policy, config)
 
 
 def _scores(batches: Sequence[Batch]) -> Scores:

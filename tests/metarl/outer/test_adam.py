@@ -148,3 +148,12 @@ def test_schedules_fall_to_zero_at_the_end_by_hand(schedule, rates):
 def test_impossible_optimizers_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**options)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_order_of_the_gradients_names_is_of_no_account(optimizer):
+    config, meta, slopes = OptimizerConfig(optimizer=optimizer), random_meta(0), slopes_at(1)
+    turned = slopes._replace(theta=dict(reversed(slopes.theta.items())), eta=dict(reversed(slopes.eta.items())))
+    expected, found = (step(config, 0.1, meta, each, initial_moments(meta, config)) for each in (slopes, turned))
+    assert_close(found[0], expected[0], rtol=0.0, atol=0.0)
+    assert_close(found[1], expected[1], rtol=0.0, atol=0.0)

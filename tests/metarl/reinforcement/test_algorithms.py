@@ -40,6 +40,7 @@ TINY = MetaTrainConfig(
     task_chunk=2,
 )
 TRAINED = [name for name, row in ALGORITHMS.items() if row.outer is not None]
+"""All but the one that has nothing to train."""
 
 
 @pytest.mark.parametrize("family", [NAVIGATION, CARTPOLE], ids=["continuous", "discrete"])
@@ -87,6 +88,8 @@ def test_what_does_not_adapt_stays_and_what_was_pretrained_adapts():
 
 
 def test_baselines_train_without_inner_steps_and_random_does_not_train():
+    with pytest.raises(UnsuitableAlgorithm, match="single-task has a policy for each of its tasks"):
+        make_learner(initial_state(NAVIGATION, TINY)[0], replace(TINY, algorithm="single-task"))
     for name in ("pretrain", "multi-task", "oracle"):
         config = replace(TINY, algorithm=name)
         assert not make_learner(initial_state(NAVIGATION, config)[0], config).rules
