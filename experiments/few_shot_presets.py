@@ -108,6 +108,16 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             family={"queries": 3},
             train=_omniglot("maml"),
         ),
+        "5-shot": Preset(
+            summary="maml: 5 shots, 10 tasks, 8000 iterations",
+            family={"shots": 5},
+            train=_omniglot("maml", meta_batch_size=10, iterations=8000),
+        ),
+        "20-way": Preset(
+            summary="maml: 20 ways, one query a class, 1500 iterations",
+            family={"ways": 20, "queries": 1},
+            train=_omniglot("maml", iterations=1500),
+        ),
         "fomaml": Preset(
             summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("fomaml", iterations=3000)
         ),
@@ -129,16 +139,16 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             ),
         ),
         "imaml": Preset(
-            summary="16 proximal steps of 0.1, lambda 2, 5 products, 8 tasks, 1000 iterations",
+            summary="16 proximal steps of 0.1, lambda 2, 5 products, 8 tasks, 500 iterations",
             family={"queries": 3},
             train=_omniglot(
-                "imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1), meta_batch_size=8, iterations=1000
+                "imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1), meta_batch_size=8, iterations=500
             ),
         ),
         "meta-lstm": Preset(
-            summary="one step of a learned optimizer, which starts as one of 0.4, 4 tasks, 800 iterations",
+            summary="one step of a learned optimizer, which starts as one of 0.4, 4 tasks, 400 iterations",
             family={"queries": 3},
-            train=_omniglot("meta-lstm", meta_batch_size=4, iterations=800),
+            train=_omniglot("meta-lstm", meta_batch_size=4, iterations=400),
         ),
         "pretrain": Preset(
             summary="2000 iterations", family={"queries": 3}, train=_omniglot("pretrain", iterations=2000)
@@ -167,9 +177,9 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             train=_omniglot("siamese", iterations=3000),
         ),
         "mann": Preset(
-            summary="ten drawings a class, 20,000 iterations of 16 tasks",
+            summary="ten drawings a class, 4000 iterations of 16 tasks",
             family={"queries": 9},
-            train=_omniglot("mann", iterations=20_000),
+            train=_omniglot("mann", iterations=4000),
         ),
     },
     "mini-imagenet": {

@@ -1,18 +1,29 @@
 #!/usr/bin/env bash
-# Omniglot, 5-way 1-shot, as in table 1 of Finn et al. 2017 (arXiv:1703.03400): every learner, as far as the minutes go.
-# Usage: experiments/study_omniglot.sh [FOLDER OF RUNS] [MINUTES EACH]; runs that are there are not made again.
+# Omniglot as in table 1 of Finn et al. 2017 (arXiv:1703.03400): every learner with its preset, which says how long.
+# Usage: experiments/study_omniglot.sh [FOLDER OF RUNS]; runs that are there already are not made again.
 set -euo pipefail
 runs=${1:-runs}
-minutes=${2:-10}
 results=$(dirname "$0")/results/few-shot
 kept=()
+
+# name of the run, flags of training, flags of evaluation
+study() {
+  local run=$runs/omniglot-$1
+  # shellcheck disable=SC2086
+  [ -f "$run/results.json" ] || metarl train omniglot --seed 1 --runs "$runs" --name "omniglot-$1" $2
+  # shellcheck disable=SC2086
+  metarl evaluate "$run" ${3:-}
+  kept+=("$run")
+}
+
 for algorithm in maml fomaml meta-sgd anil reptile imaml meta-lstm random pretrain neighbors pretrain-neighbors \
   prototypes matching matching-full-context siamese mann; do
-  run=$runs/omniglot-$algorithm
-  [ -f "$run/results.json" ] || metarl train omniglot --algorithm "$algorithm" --seed 1 --minutes "$minutes" \
-    --runs "$runs" --name "omniglot-$algorithm"
-  metarl evaluate "$run"
-  kept+=("$run")
+  study "$algorithm" "--algorithm $algorithm"
 done
+# more classes in training than in the task, as Snell et al. 2017 train
+study prototypes-20way "--algorithm prototypes --ways 20 --meta-batch-size 4 --iterations 6000" "--ways 5"
+study maml-5shot "--preset 5-shot"
+study maml-20way "--preset 20-way"
+
 metarl results "${kept[@]}" --into "$results"
 metarl plot "${kept[@]}" --output "$results/omniglot.png"
