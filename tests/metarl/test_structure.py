@@ -16,8 +16,8 @@ FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "experiments": "metarl.exp
 
 ORDER = [
     "types", "trees", "linear", "tasks", "plugins", "spaces", "mlp_kernels", "nets", "conv", "models", "compiled",
-    "processor", "policies", "losses", "rollout", "inner", "outer", "variants", "engine", "reinforcement", "few_shot",
-    "logs", "checkpoints",
+    "processor", "policies", "losses", "rollout", "inner", "outer", "variants", "engine", "reinforcement", "rl2",
+    "few_shot", "logs", "checkpoints",
 ]  # fmt: skip
 """Modules and packages of the engine; each imports only those before it, and itself."""
 
