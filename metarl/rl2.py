@@ -12,7 +12,7 @@ import torch
 from metarl.engine import Clock, Collected, Scores, TrainState, Update
 from metarl.outer.clipped_recurrent import ClippedConfig, clipped_update, initial_optimizer
 from metarl.policies.recurrent import RecurrentConfig, RecurrentPolicy, make_recurrent_policy
-from metarl.processor import keep_freed_memory
+from metarl.processor import keep_freed_memory, single_threaded
 from metarl.rollout.normalizer import make_scaler, no_statistics, update_statistics
 from metarl.rollout.sample import Episodes, EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
@@ -179,15 +179,16 @@ class Rl2MetaLearner(NamedTuple):
     def update(self, state: TrainState, collected: Collected, clock: Clock, *, logged: bool) -> Update:
         """``clipped_update``."""
         config = self.config
-        found = clipped_update(
-            self.policy,
-            state.meta.theta,
-            state.optimizer,
-            collected.data,
-            config.outer,
-            rate=config.outer.optimizer.rate(state.iteration, config.iterations),
-            generator=torch_generator(config.seed, Stream.MINIBATCHES, state.iteration),
-        )
+        with single_threaded():  # sums must not depend on the number of threads; groups of trials have one each
+            found = clipped_update(
+                self.policy,
+                state.meta.theta,
+                state.optimizer,
+                collected.data,
+                config.outer,
+                rate=config.outer.optimizer.rate(state.iteration, config.iterations),
+                generator=torch_generator(config.seed, Stream.MINIBATCHES, state.iteration),
+            )
         return Update(state.meta._replace(theta=found.theta), found.optimizer, found.accepted, found.metrics)
 
     def held_out(self, state: TrainState) -> Scores:

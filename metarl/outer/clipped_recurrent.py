@@ -21,6 +21,8 @@ _SUMS = "returns"
 """Name of the sums over returns in the optimizer's state."""
 _VALUE_MEMORY = 0.9
 """Share that these keep from one update to the next."""
+_FIGURES = ("outer/objective", "outer/value_loss", "train/entropy_nats", "outer/kl_nats", "outer/clipped_share")
+"""Means over the steps of the last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,7 @@ def _targets(
 ) -> tuple[Params, Tensor, Targets, float]:
     """Advantages and values to learn, the latter in the unit of all returns so far.
 
-    The value head is moved to that unit so that it says what it said (van Hasselt et al. 2016, arXiv:1602.07714, eq.
-    9).
+    The value head is moved to that unit so that it says what it said (van Hasselt et al. 2016, arXiv:1602.07714).
 
     Returns:
         The parameters with this value head, the new sums, the targets, and the share of the returns' variance that
@@ -175,7 +176,6 @@ def _unit(sums: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.clamp(min=1e-4 * (1e-4 + squares / weight)).sqrt()
 
 
-@torch.no_grad()
 def _values(policy: RecurrentPolicy, theta: Params, trials: Trials, trial_chunk: int) -> Tensor:
     """``[N, L]`` in the value head's unit."""
 
@@ -187,9 +187,6 @@ def _values(policy: RecurrentPolicy, theta: Params, trials: Trials, trial_chunk:
         take_trials(trials, slice(start, start + trial_chunk)) for start in range(0, len(trials.mask), trial_chunk)
     ]
     return torch.cat(map_groups(one, groups, trials.mask.device))
-
-
-_FIGURES = ("outer/objective", "outer/value_loss", "train/entropy_nats", "outer/kl_nats", "outer/clipped_share")
 
 
 def clipped_terms(
@@ -233,12 +230,7 @@ def trial_advantages(rewards: Tensor, values: Tensor, mask: Tensor, config: Clip
 
 
 def _gradient(
-    policy: RecurrentPolicy,
-    theta: Params,
-    trials: Trials,
-    targets: Targets,
-    rows: Tensor,
-    config: ClippedConfig,
+    policy: RecurrentPolicy, theta: Params, trials: Trials, targets: Targets, rows: Tensor, config: ClippedConfig
 ) -> tuple[Params, Tensor]:
     """Of the mean loss over a minibatch's steps, and the mean figures."""
     count = trials.mask[rows].sum().clamp(min=1.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -129,6 +132,31 @@ def test_trials_are_the_same_bit_for_bit_in_workers(workers, actions, assert_sam
     assert_same(found, expected)
     assert found.rewards.shape == (20, 6, 5)
     assert np.isfinite(found.success).all()
+
+
+class Dying(Stops):
+    """The process ends in the second episode of a trial, once."""
+
+    def __init__(self, task: float, flag: Path) -> None:
+        super().__init__(task, DISCRETE)
+        self.flag = flag
+
+    def reset(self, *, seed=None, options=None):
+        if seed is None and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(seed=seed)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_dies_within_a_trial_begins_it_again(tmp_path, assert_same):
+    policy, family = policy_of(DISCRETE), Stopping(DISCRETE)
+    expected = sample(family, policy, [0.0] * 4)
+    flag = tmp_path / "died"
+    family.make_env = lambda task: Dying(task, flag)  # type: ignore[method-assign]
+    with WorkerPool(family, WorkerConfig(count=2, start_method="fork", timeout_s=20.0)) as pool:
+        assert_same(sample(pool, policy, [0.0] * 4), expected)
+    assert flag.exists()
 
 
 def test_a_family_stepped_as_one_gives_the_trials_of_its_single_environments(assert_same):
