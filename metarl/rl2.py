@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from metarl.engine import Clock, Collected, Scores, TrainState, Update
+from metarl.engine import Clock, Collected, Scores, TrainState, Update, mean_score
 from metarl.outer.clipped_recurrent import ClippedConfig, clipped_update, initial_optimizer
 from metarl.policies.recurrent import RecurrentConfig, RecurrentPolicy, make_recurrent_policy
 from metarl.processor import keep_freed_memory, single_threaded
@@ -34,6 +34,9 @@ class TrialConfig:
     """Control steps per episode (T)."""
     trials: int = 1
     """Trials per task."""
+    first_episodes: int = 0
+    """Episodes of a trial in the first iteration; trials grow by the same factor in each iteration until they are whole
+    half-way through the run. Short trials are cheap, and most of what they teach holds in long ones. 0: whole ones."""
     normalize_observations: bool = False
     """Scale observations by the mean and deviation of all seen in training, which checkpoints keep."""
 
@@ -41,6 +44,18 @@ class TrialConfig:
         for name in ("episodes", "horizon", "trials"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.first_episodes <= self.episodes:
+            raise ValueError(
+                f"rollout first_episodes must lie in [0, {self.episodes}] (rollout.episodes), got "
+                f"{self.first_episodes}; 0 trains on whole trials from the first iteration on"
+            )
+
+    def at(self, iteration: int, iterations: int) -> TrialConfig:
+        """The trials of an iteration, counted from 0."""
+        if not self.first_episodes:
+            return self
+        grown = min(1.0, 2.0 * iteration / iterations)
+        return replace(self, episodes=round(self.first_episodes ** (1.0 - grown) * self.episodes**grown))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +180,14 @@ class Rl2MetaLearner(NamedTuple):
         keep_freed_memory()
         tasks = draw_tasks(self.family, generator(config.seed, Stream.TRAIN_TASKS, number), config.meta_batch_size)
         seeds = EpisodeSeeds(config.seed, Stream.TRAIN_ROLLOUTS, (number,))
+        rollout = config.rollout.at(number, config.iterations)
         with clock.measure("sampling"):
-            episodes = sample_trials(self.family, self.policy, state.meta, tasks, config.rollout, seeds)
-        trials = to_trials(episodes, config.rollout.episodes, torch.device(config.device))
-        scores = trial_scores(episodes, config.rollout.episodes)
+            episodes = sample_trials(self.family, self.policy, state.meta, tasks, rollout, seeds)
+        trials = to_trials(episodes, rollout.episodes, torch.device(config.device))
+        scores = trial_scores(episodes, rollout.episodes)
         metrics: Metrics = {
-            "train/trial_return": float(np.nanmean(trial_totals(scores))),
+            "train/trial_return": mean_score(trial_totals(scores)),
+            "train/trial_episodes": float(rollout.episodes),
             "train/diverged_episodes": float(episodes.diverged.sum()),
         }
         normalizer = _seen(state.meta.normalizer, trials)

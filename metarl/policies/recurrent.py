@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -152,9 +153,9 @@ class RecurrentPolicy:
         """``[N, L, H]`` after each step's input ``[N, L, I]``."""
         net = torch.nn.GRU(self.input_size, self.hidden, batch_first=True, device="meta")
         weights = {name: theta[name] for name in _RECURRENT}
-        with warnings.catch_warnings():
-            # On a GPU: parameters are moved as a whole, so the copy into one piece of memory is made each time.
-            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous", UserWarning)
+        with warnings.catch_warnings() if inputs.is_cuda else nullcontext():  # catching is not for several threads
+            if inputs.is_cuda:  # where parameters are copied into one piece of memory at every call
+                warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous", UserWarning)
             outputs: Tensor = torch.func.functional_call(net, weights, (inputs,))[0]
         return outputs
 

@@ -161,6 +161,20 @@ def test_row_k_of_the_scores_is_the_episode_after_k_others():
     assert found.held_out["return"].tolist() == [[2.0], [4.0], [6.0]]
 
 
+def test_trials_grow_by_a_factor_until_half_way():
+    """2 to 18 episodes in 2 of 4 iterations: a factor of 3."""
+    growing = TrialConfig(episodes=18, horizon=1, first_episodes=2)
+    assert [growing.at(number, 4).episodes for number in range(4)] == [2, 6, 18, 18]
+    assert TrialConfig(episodes=18).at(0, 4).episodes == 18
+    config = replace(TINY, rollout=growing)
+    found = run(NAVIGATION, config)
+    assert [len(each.scores["return"]) for each in found] == [2, 6, 18, 18]
+    assert [each.metrics["train/trial_episodes"] for each in found] == [2.0, 6.0, 18.0, 18.0]
+    assert found[1].held_out is not None
+    assert len(found[1].held_out["return"]) == 18
+    assert same(run(NAVIGATION, config, found[1].state)[-1].state, found[-1].state)
+
+
 def test_trials_that_diverge_stall_the_run_no_more_than_others_and_have_no_score():
     """A reward that is not a number, in the one task of two."""
     config = replace(TINY, meta_batch_size=2, iterations=2, held_out_every=0)
@@ -215,6 +229,12 @@ def test_a_bandits_best_arm_is_found_within_a_trial():
 def test_settings_without_meaning_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+@pytest.mark.parametrize("first", [-1, 3])
+def test_trials_that_begin_with_too_many_episodes_are_refused(first):
+    with pytest.raises(ValueError, match=rf"first_episodes must lie in \[0, 2\] \(rollout.episodes\), got {first}"):
+        TrialConfig(first_episodes=first)
 
 
 @pytest.mark.parametrize("name", ["episodes", "horizon", "trials"])
