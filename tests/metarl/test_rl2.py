@@ -18,7 +18,17 @@ from metarl.engine import Iteration, TrainingStalled, TrainState, meta_train
 from metarl.outer.adam import OptimizerConfig
 from metarl.outer.clipped_recurrent import ClippedConfig
 from metarl.policies.recurrent import RecurrentConfig
-from metarl.rl2 import Rl2Config, Rl2MetaLearner, TrialConfig, initial_rl2_state, trial_totals
+from metarl.rl2 import (
+    Rl2Config,
+    Rl2MetaLearner,
+    TrialConfig,
+    initial_rl2_state,
+    sample_trials,
+    trial_scores,
+    trial_totals,
+)
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.seeding import Stream
 from metarl.rollout.workers import WorkerConfig, WorkerPool
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
@@ -210,6 +220,51 @@ def test_a_bandits_best_arm_is_found_within_a_trial():
     assert last.held_out is not None
     assert trial_totals(last.held_out).mean() > 5.5
     assert last.held_out["return"][-1].mean() > last.held_out["return"][0].mean() + 0.05
+
+
+TEN = Rl2Config(
+    policy=RecurrentConfig(hidden=48),
+    rollout=TrialConfig(episodes=10, horizon=1),
+    outer=ClippedConfig(
+        discount=1.0,
+        gae_lambda=0.3,
+        epochs=5,
+        minibatches=8,
+        optimizer=OptimizerConfig(learning_rate=4e-3, schedule="linear", max_norm=0.5),
+        trial_chunk=250,
+    ),
+    meta_batch_size=2000,
+    iterations=220,
+    held_out_every=0,
+)
+HUNDRED = Rl2Config(
+    policy=RecurrentConfig(hidden=48),
+    rollout=TrialConfig(episodes=100, horizon=1, first_episodes=20),
+    outer=ClippedConfig(
+        gae_lambda=0.8,
+        epochs=4,
+        minibatches=8,
+        entropy_weight=0.03,
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="linear", max_norm=0.5),
+        trial_chunk=63,
+    ),
+    meta_batch_size=500,
+    iterations=330,
+    held_out_every=0,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "bar"), [(TEN, 6.6), (HUNDRED, 76.0)], ids=["10-pulls", "100-pulls"])
+def test_bandits_pay_nearly_what_they_can(config, bar):
+    """Five arms; by chance 5 and 50, at best 6.66 (exact, by dynamic programming) and about 78 (Gittins' index)."""
+    family: Any = metarl.make_family("bandit")
+    last = run(family, config)[-1].state
+    policy, _ = initial_rl2_state(family, config)
+    tasks = family.sample(np.random.default_rng(1000), 10_000)
+    seeds = EpisodeSeeds(77, Stream.EVALUATION_ROLLOUTS, (0,))
+    episodes = sample_trials(family, policy, last.meta, tasks, config.rollout, seeds)
+    assert trial_totals(trial_scores(episodes, config.rollout.episodes)).mean() > bar
 
 
 @pytest.mark.parametrize(
