@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,17 +76,42 @@ class Sampler(Protocol):
         """Actions ``[M, E, A]`` for observations ``[M, E, O]``, and the distributions they come from ``[M, E, X]``."""
         ...
 
-    def mode(self, observations: np.ndarray) -> np.ndarray:
-        """The likeliest actions ``[M, E, A]``, without noise."""
-        ...
-
     def log_probs(self, actions: np.ndarray, noise: np.ndarray, distributions: Arrays) -> np.ndarray:
         """Log probabilities ``[M, E, T]`` of what ``act`` chose at T steps."""
         ...
 
 
-class Policy(Protocol):
-    """Action distributions from parameters and observations: dicts of leaves ``[M, N, X]``, or ``[M, 1, X]``."""
+class MemorylessSampler(Sampler, Protocol):
+    """A ``Sampler`` whose actions depend on the observation alone."""
+
+    def mode(self, observations: np.ndarray) -> np.ndarray:
+        """The likeliest actions ``[M, E, A]``, without noise."""
+        ...
+
+
+@runtime_checkable
+class MemorySampler(Protocol):
+    """What a ``Sampler`` has besides if it carries a memory through the episodes of each trial; M E trials in a row.
+
+    A fresh one begins a trial; what ``act`` takes in stays in the memory only where ``remember`` says that it happened.
+    """
+
+    def begin_episode(self, trials: int) -> None:
+        """An episode begins in every trial; the memory stays."""
+        ...
+
+    def remember(self, rewards: np.ndarray, happened: np.ndarray) -> None:
+        """Take in what came of the last actions.
+
+        Args:
+            rewards: ``[M * E]``.
+            happened: where the episode was not over before, ``[M * E]`` bool; elsewhere the memory stays as it is.
+        """
+        ...
+
+
+class SampledPolicy(Protocol):
+    """What rollouts need of a policy."""
 
     @property
     def observation_size(self) -> int:
@@ -103,13 +128,29 @@ class Policy(Protocol):
         """The settings."""
         ...
 
+    def init(self, generator: torch.Generator) -> Params:
+        """Fresh parameters, without a task axis."""
+        ...
+
+    def draw_noise(self, rng: np.random.Generator, out: np.ndarray) -> None:
+        """Fill ``out [..., A]``, float32, with the random numbers that ``Sampler.act`` turns into actions."""
+        ...
+
+    def sampler(self, phi: Params) -> Sampler:
+        """The policy at ``phi``, for rollouts."""
+        ...
+
+
+class Policy(SampledPolicy, Protocol):
+    """Action distributions from parameters and observations: dicts of leaves ``[M, N, X]``, or ``[M, 1, X]``."""
+
     @property
     def head_names(self) -> frozenset[str]:
         """Parameters that are not of the hidden layers: the last layer, and what stands beside the network."""
         ...
 
-    def init(self, generator: torch.Generator) -> Params:
-        """Fresh parameters, without a task axis."""
+    def sampler(self, phi: Params) -> MemorylessSampler:
+        """The policy at ``phi``, for rollouts."""
         ...
 
     def distribution(self, phi: Params, observations: Tensor) -> Params:
@@ -140,12 +181,4 @@ class Policy(Protocol):
 
     def entropy(self, distribution: Params) -> Tensor:
         """Entropy ``[M, N]`` or ``[M, 1]`` in nats; differential for real actions."""
-        ...
-
-    def draw_noise(self, rng: np.random.Generator, out: np.ndarray) -> None:
-        """Fill ``out [..., A]``, float32, with the random numbers that ``Sampler.act`` turns into actions."""
-        ...
-
-    def sampler(self, phi: Params) -> Sampler:
-        """The policy at ``phi``, for rollouts."""
         ...

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.policies.base import Policy
+from metarl.policies.base import SampledPolicy
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds
 from metarl.tasks import Task
@@ -35,9 +35,10 @@ class Request(NamedTuple):
     first_task: int
     episodes: int
     horizon: int
-    policy: Policy
+    policy: SampledPolicy
     phi: dict[str, np.ndarray]
     """Of these tasks."""
+    in_a_row: int
     seeds: EpisodeSeeds
     scaler: Scaler | None
     memory: str
@@ -78,7 +79,7 @@ def padded_size(field: Field) -> int:
     return -(-math.prod(field.shape) * np.dtype(field.dtype).itemsize // 64) * 64
 
 
-def fields_of(policy: Policy, phi: Params, tasks: int, episodes: int, horizon: int) -> tuple[Field, ...]:
+def fields_of(policy: SampledPolicy, phi: Params, tasks: int, episodes: int, horizon: int) -> tuple[Field, ...]:
     """What a meta-batch of episodes holds, but for the constants."""
     steps = (tasks, episodes, horizon)
     widths = policy.sampler(phi).widths

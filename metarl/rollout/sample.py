@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.policies.base import Arrays, Policy, Sampler
+from metarl.policies.base import Arrays, MemorySampler, SampledPolicy, Sampler
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.seeding import Stream, seed_sequence
 from metarl.rollout.stepping import VecEnv
@@ -53,7 +53,7 @@ class EpisodeSeeds(NamedTuple):
         state = [seed_sequence(self.seed, self.stream, *self.path, task, 0) for task in places]
         return [int(word) for sequence in state for word in sequence.generate_state(episodes)]
 
-    def noise(self, policy: Policy, tasks: int, episodes: int, horizon: int) -> np.ndarray:
+    def noise(self, policy: SampledPolicy, tasks: int, episodes: int, horizon: int) -> np.ndarray:
         """What actions are made of, float32 ``[M, E, T, A]``, each task's from a generator of its own."""
         noise = np.empty((tasks, episodes, horizon, policy.action_size), dtype=np.float32)
         for task in range(tasks):
@@ -64,27 +64,32 @@ class EpisodeSeeds(NamedTuple):
 
 def sample_episodes(
     env: VecEnv,
-    policy: Policy,
+    policy: SampledPolicy,
     phi: Params,
     *,
     tasks: int,
     horizon: int,
     seeds: EpisodeSeeds,
     scaler: Scaler | None = None,
+    in_a_row: int = 1,
 ) -> Episodes:
-    """Run every sub-environment of ``env`` for one episode of at most ``horizon`` steps.
+    """Run every sub-environment of ``env`` for one episode of at most ``horizon`` steps, or for several in a row.
 
     Args:
         env: ``tasks * E`` sub-environments, the episodes of one task next to each other, autoreset disabled.
         policy: maps parameters and observations to actions.
-        phi: each task's own parameters, leaves ``[M, ...]``.
+        phi: each task's own parameters, leaves ``[M, ...]``; ``[1, ...]`` for a policy whose tasks share them.
         tasks: M.
         horizon: T.
         seeds: of the resets and of the action noise.
         scaler: of the observations, before the policy sees them and they are kept.
+        in_a_row: episodes of each sub-environment, which follow each other along E: a trial, through which a policy
+            with a memory carries it. A sub-environment is seeded once and goes on with its own generator.
     """
-    episodes = env.num_envs // tasks
+    slots = env.num_envs // tasks
+    episodes = slots * in_a_row
     sampler = policy.sampler(phi)
+    memory = sampler if isinstance(sampler, MemorySampler) else None
     decode = action_decoder(env.single_action_space, policy.config.bounds)
     noise = seeds.noise(policy, tasks, episodes, horizon)
     actions = np.zeros_like(noise)
@@ -94,32 +99,37 @@ def sample_episodes(
     observations = np.zeros((tasks, episodes, horizon, policy.observation_size), dtype=np.float32)
     rewards = np.zeros((tasks, episodes, horizon), dtype=np.float32)
     mask = np.zeros_like(rewards)
-    diverged = np.zeros(env.num_envs, dtype=bool)
-    success = np.full(env.num_envs, np.nan, dtype=np.float32)
-    running = np.ones(env.num_envs, dtype=bool)
+    diverged = np.zeros((tasks, episodes), dtype=bool)
+    success = np.full((tasks, episodes), np.nan, dtype=np.float32)
     taken = 0
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
-    seen = reset(seed=seeds.resets(tasks, episodes))[0]
-    for step in range(horizon):
-        rows = flatten_batch(env.single_observation_space, seen)
-        observations[:, :, step] = (rows if scaler is None else scaler(rows)).reshape(tasks, episodes, -1)
-        action, distribution = sampler.act(observations[:, :, step], noise[:, :, step])
-        seen, reward, terminated, truncated, info = env.step(decode(action.reshape(env.num_envs, -1)))
-        actions[:, :, step] = action
-        for name, part in distribution.items():
-            distributions[name][:, :, step] = part
-        rewards[:, :, step] = reward.reshape(tasks, episodes)
-        mask[:, :, step] = running.reshape(tasks, episodes)
-        diverged |= info.get("diverged", False)
-        if "success" in info:
-            success = np.fmax(success, np.where(running, info["success"], np.nan))
-        running &= ~(terminated | truncated)
-        taken = step + 1
-        if not running.any():
-            break
-    diverged = (
-        diverged.reshape(tasks, episodes) | ~np.isfinite(rewards).all(-1) | ~np.isfinite(observations).all((-1, -2))
-    )
+    for number in range(in_a_row):
+        row = slice(number, None, in_a_row)  # along E
+        seen = reset(seed=None if number else seeds.resets(tasks, slots))[0]
+        running = np.ones(env.num_envs, dtype=bool)
+        if memory is not None:
+            memory.begin_episode(env.num_envs)
+        for step in range(horizon):
+            rows = flatten_batch(env.single_observation_space, seen)
+            observations[:, row, step] = (rows if scaler is None else scaler(rows)).reshape(tasks, slots, -1)
+            action, distribution = sampler.act(observations[:, row, step], noise[:, row, step])
+            seen, reward, terminated, truncated, info = env.step(decode(action.reshape(env.num_envs, -1)))
+            actions[:, row, step] = action
+            for name, part in distribution.items():
+                distributions[name][:, row, step] = part
+            rewards[:, row, step] = reward.reshape(tasks, slots)
+            mask[:, row, step] = running.reshape(tasks, slots)
+            if memory is not None:
+                memory.remember(reward, running)
+            diverged[:, row] |= np.broadcast_to(info.get("diverged", False), env.num_envs).reshape(tasks, slots)
+            if "success" in info:
+                told = np.where(running, info["success"], np.nan).reshape(tasks, slots)
+                success[:, row] = np.fmax(success[:, row], told)
+            running &= ~(terminated | truncated)
+            taken = max(taken, step + 1)
+            if not running.any():
+                break
+    diverged |= ~np.isfinite(rewards).all(-1) | ~np.isfinite(observations).all((-1, -2))
     mask[diverged] = 0.0
     padding = mask[:, :, :taken] == 0.0
     if padding.any():
@@ -134,7 +144,7 @@ def sample_episodes(
         mask=mask,
         log_probs=_log_probs(sampler, actions, noise, distributions, taken),
         diverged=diverged,
-        success=success.reshape(tasks, episodes),
+        success=success,
     )
 
 

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     HELD_OUT_ROLLOUTS = 4
     EVALUATION_TASKS = 5
     EVALUATION_ROLLOUTS = 6
+    MINIBATCHES = 7
 
 
 def seed_sequence(seed: int, stream: Stream, *path: int) -> np.random.SeedSequence:

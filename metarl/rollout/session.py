@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from metarl.policies.base import Policy
+from metarl.policies.base import SampledPolicy
 from metarl.processor import single_threaded
 from metarl.rollout.normalizer import Scaler
 from metarl.rollout.sample import Episodes, EpisodeSeeds, sample_episodes
@@ -18,9 +18,16 @@ class Session(Protocol):
     """The environments of one meta-batch; every call of ``sample`` runs one batch of episodes in them."""
 
     def sample(
-        self, policy: Policy, phi: Params, *, horizon: int, seeds: EpisodeSeeds, scaler: Scaler | None
+        self,
+        policy: SampledPolicy,
+        phi: Params,
+        *,
+        horizon: int,
+        seeds: EpisodeSeeds,
+        scaler: Scaler | None,
+        in_a_row: int = 1,
     ) -> Episodes:
-        """One episode in each environment, under each task's own ``phi``; see ``sample_episodes``."""
+        """One or more episodes in each environment, under each task's own ``phi``; see ``sample_episodes``."""
         ...
 
     def close(self) -> None:
@@ -52,12 +59,26 @@ class LocalSession:
         self._env = make_vector_env(family, tasks, episodes)
 
     def sample(
-        self, policy: Policy, phi: Params, *, horizon: int, seeds: EpisodeSeeds, scaler: Scaler | None
+        self,
+        policy: SampledPolicy,
+        phi: Params,
+        *,
+        horizon: int,
+        seeds: EpisodeSeeds,
+        scaler: Scaler | None,
+        in_a_row: int = 1,
     ) -> Episodes:
         """See ``Session.sample``."""
         with single_threaded():  # a second torch thread takes a third of the simulation's speed
             return sample_episodes(
-                self._env, policy, phi, tasks=self._tasks, horizon=horizon, seeds=seeds, scaler=scaler
+                self._env,
+                policy,
+                phi,
+                tasks=self._tasks,
+                horizon=horizon,
+                seeds=seeds,
+                scaler=scaler,
+                in_a_row=in_a_row,
             )
 
     def close(self) -> None:

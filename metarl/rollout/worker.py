@@ -76,7 +76,14 @@ def _sample(env: SingleEnvs, request: Request) -> dict[str, np.ndarray]:
     count = len(request.tasks)
     seeds = request.seeds._replace(first_task=request.first_task)
     episodes = sample_episodes(
-        env, request.policy, phi, tasks=count, horizon=request.horizon, seeds=seeds, scaler=request.scaler
+        env,
+        request.policy,
+        phi,
+        tasks=count,
+        horizon=request.horizon,
+        seeds=seeds,
+        scaler=request.scaler,
+        in_a_row=request.in_a_row,
     )
     memory = SharedMemory(request.memory)
     try:

@@ -29,7 +29,7 @@ import gymnasium
 import numpy as np
 
 from metarl.observed import ObservedTask
-from metarl.policies.base import Policy
+from metarl.policies.base import SampledPolicy
 from metarl.rollout.exchange import (
     Failure,
     Field,
@@ -360,11 +360,19 @@ class _WorkerSession:
     episodes: int
 
     def sample(
-        self, policy: Policy, phi: Params, *, horizon: int, seeds: EpisodeSeeds, scaler: Scaler | None
+        self,
+        policy: SampledPolicy,
+        phi: Params,
+        *,
+        horizon: int,
+        seeds: EpisodeSeeds,
+        scaler: Scaler | None,
+        in_a_row: int = 1,
     ) -> Episodes:
         """See ``Session.sample``."""
-        fields = fields_of(policy, phi, len(self.tasks), self.episodes, horizon)
+        fields = fields_of(policy, phi, len(self.tasks), self.episodes * in_a_row, horizon)
         parameters = to_numpy(phi)
+        shared = all(len(value) == 1 for value in parameters.values())
         shares = [share for share in np.array_split(range(len(self.tasks)), self.pool.config.count) if len(share)]
         requests = [
             Request(
@@ -374,7 +382,8 @@ class _WorkerSession:
                 episodes=self.episodes,
                 horizon=horizon,
                 policy=policy,
-                phi={name: value[share[0] : share[-1] + 1] for name, value in parameters.items()},
+                phi={name: value if shared else value[share[0] : share[-1] + 1] for name, value in parameters.items()},
+                in_a_row=in_a_row,
                 seeds=seeds,
                 scaler=scaler,
                 memory="",
@@ -383,8 +392,8 @@ class _WorkerSession:
             for share in shares
         ]
         arrays, replies = self.pool.run(requests, fields)
-        constants = {name: np.concatenate([reply[name] for reply in replies]) for name in replies[0]}
-        return unpack(arrays, constants)
+        own = replies[:1] if shared else replies
+        return unpack(arrays, {name: np.concatenate([reply[name] for reply in own]) for name in replies[0]})
 
     def close(self) -> None:
         """The workers close their environments when the next session begins or they end."""
