@@ -16,7 +16,7 @@ import metarl.envs  # noqa: F401  registers the built-in families
 from metarl.deploy.adapt import AdaptConfig, Initialization, adapt, adapt_to_task, environment_of
 from metarl.deploy.files import check_free, save_policy
 from metarl.deploy.policy import AdaptedPolicy
-from metarl.experiments.kinds import REINFORCEMENT, kind_of
+from metarl.experiments.kinds import FEW_SHOT, REINFORCEMENT, kind_of_run
 from metarl.experiments.runs import RunError, load_config, load_run
 from metarl.reinforcement.algorithms import family_for
 from metarl.rollout.seeding import Stream, generator
@@ -64,10 +64,12 @@ def load_initialization(directory: str | Path, checkpoint: Literal["newest", "be
         CheckpointError: if no checkpoint can be read.
     """
     directory = Path(directory)
-    if kind_of(load_config(directory).family) is not REINFORCEMENT:
+    kind = kind_of_run(load_config(directory))
+    if kind is not REINFORCEMENT:
+        got = "one of supervised tasks" if kind is FEW_SHOT else "one of rl2, whose policy learns by its memory alone"
         raise RunError(
-            f"{directory} must be a run of a policy to be adapted to an environment, got one of supervised tasks; "
-            f"'metarl evaluate {directory}' adapts it to examples"
+            f"{directory} must be a run of a policy that adapts by gradient, got {got}; 'metarl evaluate {directory}' "
+            "shows how it learns"
         )
     run = load_run(directory, checkpoint, device="cpu")
     train = run.config.train

@@ -24,12 +24,13 @@ from metarl.deploy.files import PolicyFileError
 from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.config import ConfigError, RunConfig
-from metarl.experiments.kinds import FEW_SHOT, kind_of
+from metarl.experiments.kinds import FEW_SHOT, kind_of, kind_of_run
 from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
 from metarl.experiments.runs import CONFIG, RunError, load_config
 from metarl.few_shot import algorithms as few_shot
 from metarl.plugins import LOADED, PluginError, load_entry_points, load_plugin
 from metarl.reinforcement import algorithms as reinforcement
+from metarl.reinforcement.rl2 import RL2, Rl2Config
 from metarl.rollout.stepping import EnvironmentFault
 from metarl.rollout.workers import WorkerError
 from metarl.spaces import UnsupportedSpace
@@ -126,6 +127,7 @@ def train(argv: Sequence[str]) -> int:
         return 0 if {"-h", "--help"} & set(rest) else 2
     named = chosen.preset or preset_for(chosen.family, chosen.algorithm)
     preset = dataclasses.replace(preset_config(chosen.family, named), plugins=tuple(LOADED))
+    _check_preset(preset, chosen.algorithm)
     config = _run_config(preset, rest if chosen.algorithm is None else [*rest, "--algorithm", chosen.algorithm])
     directory = chosen.runs / (chosen.name or _default_name(config))
     state = training.start(config, directory, console)
@@ -133,10 +135,24 @@ def train(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check_preset(preset: RunConfig, algorithm: str | None) -> None:
+    """That a preset made for one algorithm is not taken for another.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    own = preset.train.algorithm
+    for_own = preset.preset == own or kind_of_run(preset) is not kind_of(preset.family, algorithm or own)
+    if algorithm is not None and algorithm != own and for_own:
+        raise ConfigError(
+            f"preset {preset.preset!r} is for the algorithm {own}, got --algorithm {algorithm}; leave one of them out"
+        )
+
+
 def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") -> RunConfig:
     """The preset with the flags of the command line: the run's own, ``--family.*`` and the algorithm's."""
     flat = tyro.conf.arg(name="")
-    kind = kind_of(preset.family)
+    kind = kind_of_run(preset)
     own = [item for item in dataclasses.fields(RunConfig) if item.name in kind.run_flags]
     family: Any = Annotated[type(preset.family), flat] if kind.flat else type(preset.family)
     hints = typing.get_type_hints(RunConfig)
@@ -337,5 +353,7 @@ def list_all(argv: Sequence[str]) -> int:
     for kind, table in (("policies", reinforcement.ALGORITHMS), ("few-shot", few_shot.ALGORITHMS)):
         for name, algorithm in table.items():
             algorithms.add_row(kind, name, algorithm.summary)
+        if table is reinforcement.ALGORITHMS:
+            algorithms.add_row(kind, Rl2Config.algorithm, RL2)
     console.print(algorithms)
     return 0

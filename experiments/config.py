@@ -91,7 +91,7 @@ def from_json(content: bytes, source: Path) -> RunConfig:
         _refuse_unknown(raw, RunConfig, source)
         config = msgspec.convert(raw, RunConfig)
         factory = _factory(config)
-        kind = kind_of(factory)
+        kind = kind_of(factory, config.train.get("algorithm") if isinstance(config.train, dict) else None)
         _refuse_unknown(config.train, kind.settings, source)
         config = dataclasses.replace(config, train=msgspec.convert(config.train, kind.settings))
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):

@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from metarl.experiments.kinds import RECURRENT, kind_of_run
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner
 from metarl.reinforcement.collecting import Evaluation, evaluate
+from metarl.reinforcement.rl2 import Rl2Config, sample_trials, trial_scores
 from metarl.reinforcement.specialists import EVALUATION_SEED, evaluate_specialists
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.stepping import draw_held_out_tasks
-from metarl.rollout.workers import WorkerPool
+from metarl.rollout.workers import WorkerConfig, WorkerPool
 
 EVALUATION = "evaluation.json"
 
@@ -78,7 +80,8 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
     result = summarize(run, options, evaluate_tasks(run, options))
     console.print(table(result))
-    episodes = (options.steps + 1) * options.episodes
+    steps = len(result["mean_return"])
+    episodes = steps if kind_of_run(run.config) is RECURRENT else steps * options.episodes
     console.print(f"total return of {episodes} episodes a task: {result['total_return']:.2f}", soft_wrap=True)
     if "reference_return" in result:
         console.print(
@@ -94,15 +97,30 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
 def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     """Adapt to held-out tasks and measure the return at every step."""
     config = run.config.train
+    if kind_of_run(run.config) is RECURRENT:
+        return _evaluate_trials(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
-    workers = run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
-    with WorkerPool(family_for(config.algorithm, run.config.family), workers) as family:
+    with WorkerPool(family_for(config.algorithm, run.config.family), _workers(run, options)) as family:
         if find_algorithm(config.algorithm).specialists:
             _check_specialists(config.meta_batch_size, options)
             return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds, options.steps)
         learner = make_learner(run.learner, config, options.step_sizes(config.inner.step_size))
         return evaluate(family, learner, run.state.meta, _tasks(run, options), rollout, seeds)
+
+
+def _evaluate_trials(run: Run, options: EvaluateConfig) -> Evaluation:
+    """Of a policy with a memory: ``options.episodes`` trials of each task; row k is the episode after k others."""
+    rollout = replace(run.config.train.rollout, trials=options.episodes)
+    seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
+    with WorkerPool(run.config.family, _workers(run, options)) as family:
+        found = sample_trials(family, run.learner, run.state.meta, _tasks(run, options), rollout, seeds)
+    scores = trial_scores(found, rollout.episodes)
+    return Evaluation(scores["return"], scores["success"], (), int(found.diverged.sum()), math.nan)
+
+
+def _workers(run: Run, options: EvaluateConfig) -> WorkerConfig:
+    return run.config.workers if options.workers is None else replace(run.config.workers, count=options.workers)
 
 
 def _check_specialists(count: int, options: EvaluateConfig) -> None:
@@ -120,6 +138,7 @@ def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
     """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
     config = run.config.train
+    takes_steps = kind_of_run(run.config) is not RECURRENT
     mean_return = [_mean(row) for row in evaluation.returns]
     success = [_mean(row) for row in evaluation.success]
     returns = evaluation.returns
@@ -133,12 +152,12 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "tasks": options.tasks,
         "episodes": options.episodes,
         "horizon": config.rollout.horizon,
-        "step_sizes": options.step_sizes(config.inner.step_size),
+        "step_sizes": options.step_sizes(config.inner.step_size) if takes_steps else [],
         "returns": [[round(each, 3) if math.isfinite(each) else None for each in row.tolist()] for row in returns],
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
         **({"mean_success": success} if np.isfinite(success).any() else {}),
-        "total_return": sum(mean_return) * options.episodes,
+        "total_return": sum(mean_return) * (options.episodes if takes_steps else 1),
         **_reference(run, options, mean_return),
         "diverged_episodes": evaluation.diverged,
         "seed": options.seed,
@@ -161,9 +180,10 @@ def table(result: dict[str, Any]) -> Table:
         title=f"{result['family']}: return on {result['tasks']} held-out tasks, {result['episodes']} episodes each"
     )
     success = [f"{100.0 * share:.0f} %" for share in result.get("mean_success", ())]
-    for heading in ("gradient steps", "step size", "mean return", "95 % interval", *(["success"] if success else [])):
+    after = "after episodes" if result["algorithm"] == Rl2Config.algorithm else "gradient steps"
+    for heading in (after, "step size", "mean return", "95 % interval", *(["success"] if success else [])):
         view.add_column(heading, justify="right")
-    sizes = ["", *(f"{size:g}" for size in result["step_sizes"])]
+    sizes = ["", *(f"{size:g}" for size in result["step_sizes"]), *[""] * len(result["mean_return"])]
     for step, (mean, half) in enumerate(zip(result["mean_return"], result["ci95"], strict=True)):
         view.add_row(str(step), sizes[step], f"{mean:.2f}", f"± {half:.2f}", *success[step : step + 1])
     return view

@@ -19,17 +19,17 @@ from metarl.experiments import train as training
 from metarl.experiments.config import RunConfig
 from metarl.experiments.draw_figures import draw_curves, draw_steps
 from metarl.experiments.evaluate import EvaluateConfig, evaluate_run, read_evaluation
-from metarl.experiments.kinds import kind_of
+from metarl.experiments.kinds import kind_of_run
 from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config, preset_for
 from metarl.experiments.render import RenderConfig, render_run
 from metarl.experiments.results import RESULTS, keep_results
 from metarl.experiments.runs import CONFIG, RunError, load_config, read_json, read_metrics, write_json
-from metarl.reinforcement.algorithms import find_algorithm
+from metarl.reinforcement.algorithms import ALGORITHMS
 from metarl.tasks import closest
 
 _MAML = ("maml-trpo", "pretrain", "random", "oracle")
-_EFFICIENCY = ("promp", "maml-trpo", "e-maml", "dice-maml")
+_EFFICIENCY = ("promp", "maml-trpo", "e-maml", "dice-maml", "rl2")
 
 
 class Figure(NamedTuple):
@@ -133,11 +133,11 @@ def run_config(figure: Figure, algorithm: str, seed: int, iterations: int | None
     """The run of an algorithm and seed: the algorithm's own preset if the family has one, else the default."""
     preset = preset_config(figure.family, preset_for(figure.family, algorithm))
     train = replace(preset.train, algorithm=algorithm, seed=seed)
-    if find_algorithm(algorithm).specialists:
+    if algorithm in ALGORITHMS and ALGORITHMS[algorithm].specialists:
         train = replace(train, meta_batch_size=figure.tasks)
     if iterations is not None:
         train = replace(train, iterations=iterations)
-    settled: RunConfig = kind_of(preset.family).settle(replace(preset, train=train), preset)
+    settled: RunConfig = kind_of_run(preset).settle(replace(preset, train=train), preset)
     return settled
 
 

@@ -1,4 +1,4 @@
-"""The two kinds of task families, and what the commands need to know of each: the one place that tells them apart."""
+"""The kinds of learning, and what the commands need to know of each: the one place that tells them apart."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from metarl.reinforcement.algorithms import family_for as family_for_policy
 from metarl.reinforcement.algorithms import find_algorithm as find_policy_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.meta_learner import initial_state, make_meta_learner
+from metarl.reinforcement.rl2 import Rl2Config, Rl2MetaLearner, initial_rl2_state
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
 from metarl.trees import to_device
 
 
 class Kind(NamedTuple):
-    """How to meta-train on a family."""
+    """How to meta-train."""
 
     settings: type[Any]
     """The algorithm's settings, a dataclass."""
@@ -83,6 +84,21 @@ REINFORCEMENT = Kind(
 )
 
 
+@contextmanager
+def _open_recurrent(config: Any, policy: Any) -> Iterator[MetaLearner]:
+    with WorkerPool(config.family, config.workers) as family:
+        yield Rl2MetaLearner(family, policy, config.train)
+
+
+RECURRENT = REINFORCEMENT._replace(
+    settings=Rl2Config,
+    prepare=lambda config: initial_rl2_state(config.family, config.train),
+    open=_open_recurrent,
+    settle=lambda config, preset: config,
+    steps=lambda settings: settings.rollout.episodes - 1,
+)
+
+
 def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
     learner = make_learner(config.family, config.train)
     meta = learner.init(torch_generator(config.train.seed, Stream.INITIALIZATION))
@@ -125,6 +141,13 @@ FEW_SHOT = Kind(
 )
 
 
-def kind_of(family: Any) -> Kind:
-    """What kind of tasks a family, or the class of one, draws."""
-    return FEW_SHOT if hasattr(family, "examples") and hasattr(family, "sample_validation") else REINFORCEMENT
+def kind_of(family: Any, algorithm: str | None = None) -> Kind:
+    """How an algorithm learns from the tasks of a family, or of the class of one; without a name most of them do."""
+    if hasattr(family, "examples") and hasattr(family, "sample_validation"):
+        return FEW_SHOT
+    return RECURRENT if algorithm == Rl2Config.algorithm else REINFORCEMENT
+
+
+def kind_of_run(config: Any) -> Kind:
+    """The kind of a ``RunConfig``."""
+    return kind_of(config.family, config.train.algorithm)

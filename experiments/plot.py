@@ -17,7 +17,7 @@ from scipy import stats
 from metarl.experiments.config import RunConfig
 from metarl.experiments.curves import LoadedRun, after, group_runs, learning_curve
 from metarl.experiments.evaluate import read_evaluation
-from metarl.experiments.kinds import FEW_SHOT, kind_of
+from metarl.experiments.kinds import FEW_SHOT, kind_of, kind_of_run
 from metarl.experiments.plot_few_shot import check_evaluation, draw_few_shot_runs
 from metarl.experiments.runs import RunError, load_config, read_metrics
 from metarl.reinforcement.config import MetaTrainConfig
@@ -128,7 +128,7 @@ def adaptation_steps(evaluations: Sequence[dict[str, Any]]) -> Steps:
 
 def _draw_learning(axes: Any, name: str, runs: Sequence[LoadedRun], color: Any) -> None:
     config = runs[0].config
-    steps = kind_of(config.family).steps(config.train)
+    steps = kind_of_run(config).steps(config.train)
     seeds = f", {len(runs)} seeds: mean, lowest to highest" if len(runs) > 1 else ""
     lines = [run.metrics for run in runs]
     styles: list[tuple[int, dict[str, Any]]] = [(0, {"linestyle": "--", "linewidth": 1.2})]

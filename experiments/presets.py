@@ -10,12 +10,14 @@ from typing import Any
 
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_presets import FEW_SHOT_PRESETS
-from metarl.experiments.kinds import kind_of
+from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.preset import Preset
+from metarl.experiments.rl2_presets import RL2_PRESETS
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.rl2 import Rl2Config
 from metarl.rollout.collect import RolloutConfig
 from metarl.tasks import closest, family_factory, make_family
 
@@ -266,9 +268,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 def presets_of(family_name: str) -> dict[str, Preset]:
     """The presets of a family; one of a user's has a ``default`` made of the classes' own defaults."""
-    settings = kind_of(family_factory(family_name)).settings
-    plain = Preset(summary="the defaults of every class", family={}, train=settings)
-    return (PRESETS | FEW_SHOT_PRESETS).get(family_name, {"default": plain})
+    kind = kind_of(family_factory(family_name))
+    plain = Preset(summary="the defaults of every class", family={}, train=kind.settings)
+    known = (PRESETS | FEW_SHOT_PRESETS).get(family_name, {"default": plain})
+    if kind is FEW_SHOT:
+        return known
+    return known | RL2_PRESETS.get(family_name, {"rl2": Preset(summary="the defaults", family={}, train=Rl2Config)})
 
 
 def preset_for(family_name: str, algorithm: str | None) -> str:
@@ -296,6 +301,6 @@ def preset_config(family_name: str, preset: str = "default") -> RunConfig:
         preset=preset,
         family=family,
         train=train,
-        checkpoint_every=kind_of(family).checkpoint_every(train),
+        checkpoint_every=kind_of(family, train.algorithm).checkpoint_every(train),
         minutes=chosen.minutes,
     )

@@ -13,7 +13,8 @@ import numpy as np
 from metarl.engine import Clock
 from metarl.envs import Navigation2D
 from metarl.experiments.film import Film, Scene, check_drawable, write_video
-from metarl.experiments.runs import Run, load_run
+from metarl.experiments.kinds import REINFORCEMENT, kind_of_run
+from metarl.experiments.runs import Run, RunError, load_run
 from metarl.experiments.trajectories import Paths, draw_trajectories
 from metarl.reinforcement.algorithms import family_for, make_learner
 from metarl.reinforcement.collecting import collect, evaluate
@@ -81,6 +82,10 @@ def render_run(directory: Path, config: RenderConfig) -> Path:
         CheckpointError: if its checkpoint cannot be read.
     """
     run = load_run(directory)
+    if kind_of_run(run.config) is not REINFORCEMENT:
+        raise RunError(
+            f"{directory} must be a run of a policy that adapts by gradient, got {run.config.train.algorithm}"
+        )
     navigation = isinstance(run.config.family, Navigation2D)
     path = config.output or directory / "videos" / ("trajectories.png" if navigation else "adaptation.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)

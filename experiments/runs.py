@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from metarl.checkpoints import BEST, load_checkpoint, load_newest, write_atomically
 from metarl.engine import TrainState
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
-from metarl.experiments.kinds import kind_of
+from metarl.experiments.kinds import kind_of_run
 from metarl.logs import read_metrics as read_log
 from metarl.tasks import UnknownTaskFamily
 from metarl.types import Metrics
@@ -79,7 +79,7 @@ def load_run(directory: Path, checkpoint: str = "newest", *, device: str | None 
     config = load_config(directory)
     if device is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
-    learner, like = kind_of(config.family).prepare(config)
+    learner, like = kind_of_run(config).prepare(config)
     folder = directory / "checkpoints"
     if checkpoint == "best":
         return Run(directory, config, learner, load_checkpoint(folder / BEST, like, family=config.family_name), [])

@@ -29,7 +29,7 @@ from rich.text import Text
 from metarl.checkpoints import save_checkpoint
 from metarl.engine import Iteration, Scores, TrainState, mean_score, meta_train
 from metarl.experiments.config import RunConfig, to_json
-from metarl.experiments.kinds import kind_of
+from metarl.experiments.kinds import kind_of_run
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.types import Metrics
@@ -46,7 +46,7 @@ def start(config: RunConfig, directory: Path, console: Console) -> TrainState:
     Raises:
         RunError: if the directory is taken.
     """
-    learner, state = kind_of(config.family).prepare(config)
+    learner, state = kind_of_run(config).prepare(config)
     create_run(directory, config)
     save_checkpoint(directory / "checkpoints", state, family=config.family_name, keep=config.keep_checkpoints)
     return train(config, learner, state, directory, console)
@@ -72,8 +72,8 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
     deadline = time.monotonic() + 60.0 * config.minutes if config.minutes else math.inf
     best = _best_so_far(config, directory, state)
     with (
-        kind_of(config.family).open(config, learner) as meta_learner,
-        RunLog(directory, steps=kind_of(config.family).steps(config.train), start=state.iteration) as log,
+        kind_of_run(config).open(config, learner) as meta_learner,
+        RunLog(directory, steps=kind_of_run(config).steps(config.train), start=state.iteration) as log,
         stop_on_signals(console) as asked,
         _progress(console) as progress,
     ):
@@ -164,7 +164,7 @@ class _Pictures:
         affordable = self._seconds <= _DRAWING * (before - self._started)
         if iteration.held_out is None or not (affordable or last):
             return
-        drawn = kind_of(self._config.family).pictures(self._config, self._learner, iteration.state)
+        drawn = kind_of_run(self._config).pictures(self._config, self._learner, iteration.state)
         for tag, pixels in drawn.items():
             self._log.image(tag, pixels, iteration.state.iteration)
         self._seconds += time.monotonic() - before
@@ -232,12 +232,12 @@ def _score(config: RunConfig, held_out: Scores | None) -> float:
     if not held_out:
         return -math.inf
     score = mean_score(next(iter(held_out.values()))[-1])
-    return -score if kind_of(config.family).lower_is_better(config) else score
+    return -score if kind_of_run(config).lower_is_better(config) else score
 
 
 def _best_so_far(config: RunConfig, directory: Path, state: TrainState) -> float:
     """The best such score up to ``state``."""
-    kind = kind_of(config.family)
+    kind = kind_of_run(config)
     lower, last = kind.lower_is_better(config), kind.steps(config.train)
     scores = [-math.inf]
     for line in read_metrics(directory):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from metarl.rollout.trials import Trials, healthy, to_trials, trial_rows
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import expand
 from metarl.types import Meta, Metrics, Params, Rollouts
+
+RL2 = "a memory through the episodes of a trial, trained by PPO (Duan et al. 2016, arXiv:1611.02779)"
+"""A line for ``metarl list``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class TrialConfig:
 class Rl2Config:
     """Everything that decides the numbers of a run, but for the task family."""
 
+    algorithm: Literal["rl2"] = "rl2"
+    """Name of the algorithm; these are the settings of this one alone."""
     policy: RecurrentConfig = field(default_factory=RecurrentConfig)
     rollout: TrialConfig = field(default_factory=TrialConfig)
     outer: ClippedConfig = field(default_factory=ClippedConfig)
@@ -83,6 +88,8 @@ class Rl2Config:
     """Seed of everything random in the run."""
 
     def __post_init__(self) -> None:
+        if self.algorithm != "rl2":
+            raise ValueError(f"these are the settings of rl2, got algorithm {self.algorithm!r}")
         for name in ("meta_batch_size", "iterations", "max_failures", "held_out_tasks", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

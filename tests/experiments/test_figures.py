@@ -97,7 +97,7 @@ def test_curves_against_environment_steps_are_drawn(smaller_figures: None, made:
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_names_algorithms_and_a_family_that_there_are(name):
     figure = FIGURES[name]
-    assert set(figure.algorithms) <= set(ALGORITHMS)
+    assert set(figure.algorithms) <= {*ALGORITHMS, "rl2"}
     assert presets_of(figure.family)
     for algorithm in figure.algorithms:
         assert run_config(figure, algorithm, 3, None).train.seed == 3
