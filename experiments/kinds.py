@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from metarl.engine import MetaLearner, TrainState
+from metarl.few_shot.algorithms import check_settings as check_few_shot_settings
 from metarl.few_shot.algorithms import family_for, find_algorithm, make_learner
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner
@@ -115,8 +116,9 @@ def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
 
 
 def _settle_few_shot(config: Any, preset: Any) -> Any:
-    """An algorithm may ask something of the family, or have nothing to train."""
+    """An algorithm may ask something of the family, have nothing to train, or no use for what was chosen."""
     name = config.train.algorithm
+    check_few_shot_settings(config.train, preset.train)
     train = config.train if find_algorithm(name).trains else dataclasses.replace(config.train, iterations=0)
     return dataclasses.replace(config, train=train, family=family_for(name, config.family))
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from metarl.tasks import closest
 
 Row = TypeVar("Row")
+
+
+class UsesSettings(Protocol):
+    """A row of a table, as far as settings go."""
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Which of the settings that not every algorithm has."""
+        ...
 
 
 class UnknownAlgorithm(KeyError):
@@ -31,3 +40,33 @@ def find(name: str, table: Mapping[str, Row]) -> Row:
         known = ", ".join(sorted(table))
         raise UnknownAlgorithm(f"no algorithm {name!r}{closest(name, table)} (known: {known})")
     return table[name]
+
+
+def check_unused(
+    name: str, table: Mapping[str, UsesSettings], optional: Sequence[str], config: Any, defaults: Any
+) -> None:
+    """That no setting was changed that the algorithm has no use for.
+
+    Args:
+        name: of the algorithm.
+        table: it is of.
+        optional: settings that not every algorithm has, as paths from ``config``.
+        config: what was chosen.
+        defaults: what it was chosen from.
+
+    Raises:
+        UnsuitableAlgorithm: naming the setting, and who uses it.
+    """
+    for path in optional:
+        if path not in table[name].uses and _at(config, path) != _at(defaults, path):
+            users = ", ".join(each for each, row in table.items() if path in row.uses)
+            raise UnsuitableAlgorithm(
+                f"{name} does not use the settings --{path.replace('_', '-')}, which were changed; leave them out, or "
+                f"choose an algorithm that does: {users}"
+            )
+
+
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config

@@ -57,6 +57,29 @@ class Algorithm(NamedTuple):
     """Options that the family must have."""
     compiles: bool = False
     """Whether its meta-gradient is a fixed sequence of operations, worth compiling."""
+    uses: frozenset[str] = frozenset()
+    """Settings that not every algorithm has; see ``OPTIONAL``."""
+
+
+OPTIONAL = (
+    "inner.layer_step_sizes",
+    "inner.multi_step_iterations",
+    "inner.proximity",
+    "inner.cg_iterations",
+    "inner.lstm_hidden",
+)
+"""Settings that only some algorithms use, as paths from ``FewShotConfig``."""
+
+
+def check_settings(config: FewShotConfig, defaults: FewShotConfig) -> None:
+    """That what was chosen besides the defaults is of use.
+
+    Raises:
+        UnknownAlgorithm: naming the closest known.
+        UnsuitableAlgorithm: naming what the algorithm does not use.
+    """
+    find_algorithm(config.algorithm)
+    algorithms.check_unused(config.algorithm, ALGORITHMS, OPTIONAL, config, defaults)
 
 
 def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
@@ -265,12 +288,16 @@ _CLASSES = ("classification",)
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(
-        "backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)", _maml, compiles=True
+        "backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)",
+        _maml,
+        compiles=True,
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
     ),
     "fomaml": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         partial(_maml, first_order=True),
         compiles=True,
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
     ),
     "meta-sgd": Algorithm(
         "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)", _meta_sgd, compiles=True
@@ -281,8 +308,17 @@ ALGORITHMS: dict[str, Algorithm] = {
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)", _reptile, compiles=True
     ),
-    "imaml": Algorithm("proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)", _imaml),
-    "meta-lstm": Algorithm("a recurrent network as the optimizer (Ravi & Larochelle 2017)", _meta_lstm, compiles=True),
+    "imaml": Algorithm(
+        "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)",
+        _imaml,
+        uses=frozenset({"inner.proximity", "inner.cg_iterations"}),
+    ),
+    "meta-lstm": Algorithm(
+        "a recurrent network as the optimizer (Ravi & Larochelle 2017)",
+        _meta_lstm,
+        compiles=True,
+        uses=frozenset({"inner.lstm_hidden"}),
+    ),
     "synaptic": Algorithm(
         "one local rule for all weights (Bengio et al. 1991)", _synaptic, kinds=("regression",), compiles=True
     ),

@@ -39,6 +39,11 @@ class ClipConfig:
             raise ValueError(f"clip must lie between 0 and 1, got {self.clip}; 0.3 is usual")
         if not 0.0 <= self.kl_penalty < math.inf:
             raise ValueError(f"kl_penalty must be 0 or more and finite, got {self.kl_penalty}; 5e-4 is usual")
+        if self.kl_target is not None and self.epochs < 2:
+            raise ValueError(
+                "kl_target needs at least two epochs, for the first starts where the KL is 0, got "
+                f"epochs {self.epochs}; leave one of them out"
+            )
         if self.kl_target is not None and not (0.0 < self.kl_target < math.inf and self.kl_penalty > 0.0):
             raise ValueError(
                 "kl_target must be positive and finite, with a positive kl_penalty to start from; got "

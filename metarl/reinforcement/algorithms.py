@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -95,13 +95,7 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
         UnsuitableAlgorithm: naming what the algorithm does not use or cannot do without.
     """
     row, name = find_algorithm(config.algorithm), config.algorithm
-    for path in OPTIONAL:
-        if path not in row.uses and _at(config, path) != _at(defaults, path):
-            users = ", ".join(each for each, other in ALGORITHMS.items() if path in other.uses)
-            raise UnsuitableAlgorithm(
-                f"{name} does not use the settings --{path.replace('_', '-')}, which were changed; leave them out, or "
-                f"choose an algorithm that does: {users}"
-            )
+    algorithms.check_unused(name, ALGORITHMS, OPTIONAL, config, defaults)
     if row.estimator is not None and config.inner.estimator not in (row.estimator, defaults.inner.estimator):
         raise UnsuitableAlgorithm(
             f"{name} has the inner estimator {row.estimator}, got --inner.estimator {config.inner.estimator}; leave it "
@@ -109,12 +103,6 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
         )
     if name in ("reptile", "imaml") and not config.inner.steps:
         raise UnsuitableAlgorithm(f"{name} learns from where adaptation ends, so inner steps must be at least 1, got 0")
-
-
-def _at(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
 
 
 def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> PolicyLearner:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from metarl.algorithms import UnknownAlgorithm, UnsuitableAlgorithm
 from metarl.few_shot.algorithms import (
     ALGORITHMS,
+    check_settings,
     family_for,
     find_algorithm,
     make_learner,
@@ -278,3 +279,17 @@ def test_only_anils_head_adapts(waves):
     phi = expand(start(learner).theta, TASKS)
     gradient = learner.problem.local_loss(phi, data_of(waves()).support[0], differentiable=False).gradient()
     assert set(gradient) == {"weight_2", "bias_2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("reptile", {"layer_step_sizes": True}, r"reptile does not use .* --inner.layer-step-sizes.* maml, fomaml"),
+        ("maml", {"proximity": 1.0}, r"maml does not use .* --inner.proximity.* imaml"),
+        ("prototypes", {"lstm_hidden": 5}, r"prototypes does not use .* --inner.lstm-hidden.* meta-lstm"),
+        ("anil", {"multi_step_iterations": 5}, r"anil does not use .* --inner.multi-step-iterations"),
+    ],
+)
+def test_settings_without_use_are_refused_by_name(name, fields, message):
+    with pytest.raises(UnsuitableAlgorithm, match=message):
+        check_settings(FewShotConfig(algorithm=name, inner=FewShotInnerConfig(**fields)), FewShotConfig())

@@ -101,6 +101,7 @@ def test_the_penalty_halves_below_and_doubles_above_its_target(make_problem, kl,
         ({"kl_penalty": -1.0}, "kl_penalty must be 0 or more and finite, got -1.0"),
         ({"kl_target": 0.01, "kl_penalty": 0.0}, "kl_target must be positive"),
         ({"kl_target": -0.01}, "kl_target must be positive"),
+        ({"kl_target": 0.01, "epochs": 1}, "kl_target needs at least two epochs"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
