@@ -39,9 +39,12 @@ def _maml(**changes: Any) -> Callable[[], MetaTrainConfig]:
 
 
 def _promp(horizon: int) -> Callable[[], MetaTrainConfig]:
-    """MAML-TRPO as Rothfuss et al. 2019 (arXiv:1810.06784, app. D) ran it."""
+    """As Rothfuss et al. 2019 (arXiv:1810.06784, app. D) ran it."""
     return lambda: MetaTrainConfig(
-        policy=PolicyConfig(min_log_std=-13.8), rollout=RolloutConfig(horizon=horizon), iterations=1001
+        algorithm="promp",
+        policy=PolicyConfig(min_log_std=-13.8),
+        rollout=RolloutConfig(horizon=horizon),
+        iterations=1001,
     )
 
 
@@ -186,8 +189,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
             family={"frame_skip": 1, "observation_size": 20},
             train=_maml(),
         ),
-        "promp": Preset(
-            summary="Rothfuss et al. 2019: tanh 64-64, frame_skip 5, H 100, 1001 iterations",
+        "promp-paper": Preset(
+            summary="promp, Rothfuss et al. 2019: tanh 64-64, frame_skip 5, H 100, 1001 iterations",
             family={},
             train=_promp(100),
         ),
@@ -210,8 +213,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
             family={"frame_skip": 1, "observation_size": 20},
             train=_maml(),
         ),
-        "promp": Preset(
-            summary="Rothfuss et al. 2019: goals U[0, 3] m/s, tanh 64-64, frame_skip 5, H 100, 1001 iterations",
+        "promp-paper": Preset(
+            summary="promp, Rothfuss et al. 2019: goals U[0, 3] m/s, tanh 64-64, frame_skip 5, H 100, 1001 iterations",
             family={"velocity_high": 3.0},
             train=_promp(100),
         ),

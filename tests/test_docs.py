@@ -1,34 +1,52 @@
 """The pages under docs: their links, commands and tables."""
 
+import dataclasses
 import json
 import re
 import runpy
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from metarl.experiments import study_chain, study_first_order
+from metarl.experiments import study_chain, study_estimators, study_first_order
 from metarl.experiments.cli import COMMANDS, main
+from metarl.experiments.kinds import FEW_SHOT, kind_of
+from metarl.experiments.presets import presets_of
 from metarl.experiments.results import markdown, rows
 from metarl.few_shot.algorithms import ALGORITHMS
-from metarl.tasks import FAMILIES
+from metarl.reinforcement import algorithms as reinforcement
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.rl2 import Rl2Config
+from metarl.tasks import FAMILIES, family_factory
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+OF_ALGORITHMS = sorted((DOCS / "algorithms").glob("*.md"))
+ESTIMATORS = ROOT / "experiments/results/estimators/estimators.json"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+def between(text: str, start: str, end: str) -> str:
+    return text.split(f"<!-- {start} -->")[1].split(f"<!-- {end} -->")[0].strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_file_that_a_page_links_exists(page):
     text = page.read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in link:
             assert (page.parent / link).exists(), link
-    for path in re.findall(r"`((?:metarl|envs|experiments)/[\w/.-]+)`", text):
+    for path in re.findall(r"`((?:metarl|envs|experiments|tests|docs)/[\w/.-]+)`", text):
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_of_a_page_is_one(page):
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL):
         for line in block.strip().splitlines():
@@ -36,9 +54,81 @@ def test_every_command_of_a_page_is_one(page):
             assert words[0] == "metarl"
             assert words[1] in COMMANDS
             if words[1] == "train":
-                assert words[2] in FAMILIES
-            if "--algorithm" in words:
-                assert words[words.index("--algorithm") + 1] in ALGORITHMS
+                check_training(words[2], dict(pairwise(words)))
+
+
+def check_training(family: str, after: dict[str, str]) -> None:
+    """That family, algorithm and preset of a command exist, and of a policy's the flags.
+
+    Args:
+        family: its name.
+        after: the word after each word of the command.
+    """
+    assert family in FAMILIES
+    few_shot = kind_of(family_factory(family)) is FEW_SHOT
+    table = {*ALGORITHMS} if few_shot else POLICIES
+    if "--algorithm" in after:
+        assert after["--algorithm"] in table
+    if "--preset" in after:
+        assert after["--preset"] in presets_of(family)
+    if not few_shot:
+        for flag in after:
+            assert not flag.startswith("--") or flag in (*FLAGS, "--name", "--preset"), flag
+
+
+def flags_of(settings: object, prefix: str = "--") -> list[str]:
+    """The flags of a tree of settings, and of the groups among them."""
+    found = []
+    for field in dataclasses.fields(settings):
+        value, flag = getattr(settings, field.name), prefix + field.name.replace("_", "-")
+        found.append(flag)
+        if dataclasses.is_dataclass(value):
+            found += flags_of(value, f"{flag}.")
+    return found
+
+
+FLAGS = [*flags_of(MetaTrainConfig()), *flags_of(Rl2Config())]
+POLICIES = {*reinforcement.ALGORITHMS, Rl2Config.algorithm}
+
+
+@pytest.mark.parametrize("page", OF_ALGORITHMS, ids=name_of)
+def test_every_flag_that_a_page_of_an_algorithm_names_exists(page):
+    for flag in re.findall(r"`(--[\w.-]+)", page.read_text()):
+        assert flag in (*FLAGS, "--preset"), flag
+
+
+def test_every_algorithm_of_policies_has_a_page_and_stands_in_the_index():
+    pages = {page.stem for page in OF_ALGORITHMS}
+    baselines = set(re.findall(r"^## (\S+)$", (DOCS / "algorithms" / "baselines.md").read_text(), flags=re.MULTILINE))
+    index = (DOCS / "README.md").read_text()
+    assert pages - {"baselines"} <= POLICIES
+    for name in POLICIES:
+        assert name in pages | baselines, name
+        assert re.search(rf"\b{name}\b", index), name
+
+
+@pytest.mark.parametrize("page", OF_ALGORITHMS, ids=name_of)
+def test_every_page_of_an_algorithm_trains_it_and_leaves_the_results_to_theirs(page):
+    text = page.read_text()
+    sections = re.findall(r"^## (\S+)$", text, flags=re.MULTILINE)
+    for name in [each for each in sections if each in reinforcement.ALGORITHMS] or [page.stem]:
+        assert re.search(rf"^metarl train navigation-2d .*--algorithm {name} .*--name ", text, flags=re.MULTILINE), name
+    assert text.endswith("## Results\n\nSee [results](../results.md).\n")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=name_of)
+def test_every_page_stands_in_the_index(page):
+    assert f"]({name_of(page)})" in (DOCS / "README.md").read_text()
+
+
+@pytest.mark.skipif(not ESTIMATORS.is_file(), reason="the study of estimators was not run")
+def test_the_page_on_estimators_has_the_figures_of_the_study():
+    content, text = json.loads(ESTIMATORS.read_text()), (DOCS / "estimators.md").read_text()
+    assert between(text, "estimators", "end of estimators") == study_estimators.markdown(content)
+    cosines = between(text, "cosines", "end of cosines").splitlines()
+    for name, found in content["rows"].items():
+        cells = [f"{found[str(count)]['cosine']:.3f}" for count in content["episodes"]]
+        assert "| " + " | ".join([name, *cells]) + " |" in cosines
 
 
 def test_every_few_shot_algorithm_stands_in_the_page():
@@ -95,7 +185,7 @@ def test_the_committed_discounts_end_high_on_noise_and_low_on_signal_states_for_
     assert signal.max() < 0.15
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "adapt"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "adapt"], ids=name_of)
 def test_every_snippet_of_a_page_runs(page, tmp_path):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         (tmp_path / "snippet.py").write_text(block)

@@ -16,6 +16,7 @@ from metarl.trees import split
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
 
 _PENALTY = "kl_penalty"
+_LEAST_PENALTY = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +120,5 @@ def adapted_penalty(penalty: float, found: Judgment, target: float) -> float:
     (Schulman et al. 2017, arXiv:1707.06347, sec. 4)."""
     kl = float(found.support_kl.mean())
     if kl < target / 1.5:
-        return penalty / 2.0
+        return max(penalty / 2.0, _LEAST_PENALTY)  # from 0 no doubling would lead back
     return penalty * 2.0 if kl > target * 1.5 else penalty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -56,42 +57,44 @@ def clipped(clip: float, kl_penalty: float, steps: int) -> Objective:
     return Objective(query, support if kl_penalty and steps else None)
 
 
-def credit_loss(policy: Policy, distribution: Params, batch: Rollouts, credit: Tensor | None) -> Tensor:
+def credit_loss(
+    policy: Policy, distribution: Params, batch: Rollouts, credit: Tensor | None, *, standardized: bool
+) -> Tensor:
     """E-MAML's extra term (Stadie et al. 2018, arXiv:1803.01118, eq. 5): what the support was drawn from gets credit
-    for what came of it. Its gradient is minus the credit times the score of the whole batch.
+    for what came of it. Its gradient is minus the credit times the score of the whole batch, or the mean score of its
+    steps where that is ``standardized``.
 
     Raises:
         ValueError: if the data has no credit.
     """
     if credit is None:
         raise ValueError("E-MAML's objective needs the credit of each task, got none; see TaskData.credit")
-    return -credit * (log_ratios(policy, distribution, batch) * batch.mask.flatten(1)).sum(1)
+    weights = sample_weights(batch) if standardized else batch.mask.flatten(1)
+    return -credit * (log_ratios(policy, distribution, batch) * weights).sum(1)
 
 
-EXPLORING = Objective(surrogate_loss, credit_loss)
-"""E-MAML's."""
+def exploring(*, standardized: bool) -> Objective:
+    """E-MAML's: the surrogate and the credit of every support batch. It is the gradient of the return after learning
+    from a sample where the inner loss is REINFORCE's and nothing is standardized."""
+    return Objective(surrogate_loss, partial(credit_loss, standardized=standardized))
 
 
-def credit_of(query: Rollouts, support: Rollouts, *, standardize: bool) -> Tensor:
-    """The credit of each task ``[M]``, on the scale of the surrogate, less that of the other tasks.
-
-    The surrogate is a mean over E * T time steps, so its gradient is that of the mean return over T.
+def credit_of(query: Rollouts, *, standardized: bool) -> Tensor:
+    """The credit of each task ``[M]``: the mean return of its query episodes above that of the other tasks.
 
     Args:
         query: rollouts of the adapted policies.
-        support: rollouts of one step.
-        standardize: where advantages are normalized, divide by the deviation over tasks and by the number of support
-            steps, as the code released with arXiv:1810.06784 does: a mean over steps, whose variance can be borne, and
-            no longer the exact gradient.
+        standardized: where advantages are normalized, divide by the deviation over tasks, so that the credit is a
+            number of the same size. Else it is on the scale of the surrogate, whose gradient is that of the return
+            over the mean length of the task's episodes.
     """
-    healthy = query.mask.amax(2)
-    returns = query.rewards.sum((1, 2)) / healthy.sum(1).clamp(min=1.0)
-    tasks, horizon = len(returns), query.mask.shape[2]
-    if standardize:
-        steps = support.mask.sum((1, 2)).clamp(min=1.0)
-        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-8) / steps
+    episodes = query.mask.amax(2).sum(1).clamp(min=1.0)
+    returns, tasks = query.rewards.sum((1, 2)) / episodes, query.rewards.shape[0]
+    if standardized:
+        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
     others = (returns.sum() - returns) / max(tasks - 1, 1)
-    return (returns - (others if tasks > 1 else 0.0)) / horizon
+    lengths = (query.mask.sum((1, 2)) / episodes).clamp(min=1.0)
+    return (returns - (others if tasks > 1 else 0.0)) / lengths
 
 
 def objective_values(

@@ -16,7 +16,7 @@ from metarl.inner.rules import InnerRule, descent, only, proximal_sgd, sgd
 from metarl.losses import Estimator, make_inner_loss
 from metarl.observed import observe_task
 from metarl.outer.descent import descend, start
-from metarl.outer.objectives import EXPLORING, SURROGATE, Objective, clipped
+from metarl.outer.objectives import SURROGATE, Objective, clipped, exploring
 from metarl.outer.policy_gradients import PolicyEstimate, implicit, reptile, through
 from metarl.outer.trust_region import trust_region_update
 from metarl.policies.base import Policy
@@ -74,7 +74,18 @@ class Algorithm(NamedTuple):
     """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
 
 
-OPTIONAL = ("outer", "optimizer", "clipping", "inner.proximity", "inner.cg_iterations", "inner.learn_returns")
+OPTIONAL = (
+    "outer",
+    "optimizer",
+    "clipping.epochs",
+    "clipping.clip",
+    "clipping.kl_penalty",
+    "clipping.kl_target",
+    "inner.first_order",
+    "inner.proximity",
+    "inner.cg_iterations",
+    "inner.learn_returns",
+)
 """Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
 
@@ -101,8 +112,18 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"{name} has the inner estimator {row.estimator}, got --inner.estimator {config.inner.estimator}; leave it "
             "out"
         )
-    if name in ("reptile", "imaml") and not config.inner.steps:
-        raise UnsuitableAlgorithm(f"{name} learns from where adaptation ends, so inner steps must be at least 1, got 0")
+    if name in ("reptile", "imaml", "e-maml") and not config.inner.steps:
+        raise UnsuitableAlgorithm(f"{name} learns from how policies adapt, so inner steps must be at least 1, got 0")
+    if "outer" in row.uses:
+        _check_fisher(config)
+
+
+def _check_fisher(config: MetaTrainConfig) -> None:
+    if config.inner.estimator == "dice" and config.outer.fisher_support_share < 1.0:
+        raise UnsuitableAlgorithm(
+            "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
+            f"got {config.outer.fisher_support_share}; set it to 1 or choose the lvc estimator"
+        )
 
 
 def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> PolicyLearner:
@@ -159,8 +180,11 @@ def family_for(name: str, family: TaskFamily) -> TaskFamily:
     return observe_task(family) if find_algorithm(name).observes_task else family
 
 
-def _trust_region(objective: Objective) -> Callable[[MetaTrainConfig], Outer]:
+def _trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Callable[[MetaTrainConfig], Outer]:
     def build(config: MetaTrainConfig) -> Outer:
+        _check_fisher(config)
+        objective = make_objective(config)
+
         def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
             check = state.iteration % config.outer.fisher_check_every == 0
             found = trust_region_update(
@@ -219,7 +243,7 @@ _CLIPPED = _descent(
     lambda config, penalty, steps: _through(config, clipped(config.clipping.clip, 0.0, steps)), several=True
 )
 _ALONG_SURROGATE = _descent(lambda config, penalty, steps: _through(config, SURROGATE))
-_TRUST_REGION = _trust_region(SURROGATE)
+_TRUST_REGION = _trust_region(lambda config: SURROGATE)
 
 
 def _meta_sgd(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
@@ -231,8 +255,10 @@ def _step_sizes(theta: Params, inner: InnerConfig) -> Params:
     return {f"step_size/{name}": torch.full_like(value, inner.step_size) for name, value in theta.items()}
 
 
-_REGION, _OPTIMIZER = frozenset({"outer"}), frozenset({"optimizer"})
-_THROUGH = _OPTIMIZER | {"inner.learn_returns"}
+_OPTIMIZER = frozenset({"optimizer"})
+_REGION = frozenset({"outer", "inner.first_order"})
+_THROUGH = _OPTIMIZER | {"inner.learn_returns", "inner.first_order"}
+_CLIP = frozenset({"clipping.epochs", "clipping.clip"})
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml-trpo": Algorithm(
@@ -241,20 +267,21 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fomaml-trpo": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         _TRUST_REGION,
-        _REGION,
+        frozenset({"outer"}),
         first_order=True,
     ),
     "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _THROUGH),
-    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _THROUGH | {"clipping"}),
+    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _THROUGH | _CLIP),
     "promp": Algorithm(
         "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
         _ANCHORED,
-        _THROUGH | {"clipping"},
+        _THROUGH | _CLIP | {"clipping.kl_penalty", "clipping.kl_target"},
     ),
     "e-maml": Algorithm(
         "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
-        _trust_region(EXPLORING),
+        _trust_region(lambda config: exploring(standardized=config.rollout.normalize_advantages)),
         _REGION,
+        estimator="reinforce",
     ),
     "dice-maml": Algorithm(
         "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
@@ -304,7 +331,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "single-task": Algorithm(
         "a policy for each evaluation task, trained on it alone by PPO: the ceiling",
         _CLIPPED,
-        _OPTIMIZER | {"clipping"},
+        _OPTIMIZER | _CLIP,
         rule=_stay,
         steps_in_training=False,
         specialists=True,

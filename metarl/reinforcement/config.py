@@ -60,8 +60,3 @@ class MetaTrainConfig:
             raise ValueError(
                 f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
             ) from error
-        if self.inner.estimator == "dice" and self.outer.fisher_support_share < 1.0:
-            raise ValueError(
-                "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
-                f"got {self.outer.fisher_support_share}; set it to 1 or choose the lvc estimator"
-            )

@@ -86,8 +86,8 @@ class PolicyMetaLearner(NamedTuple):
         learner = make_learner(self.policy, config)
         data, batches, _ = collect(self.family, learner, state.meta, tasks, config.rollout, seeds, clock)
         if data.support:
-            standardize = config.rollout.normalize_advantages
-            data = data._replace(credit=credit_of(data.query, data.support[0], standardize=standardize))
+            standardized = config.rollout.normalize_advantages
+            data = data._replace(credit=credit_of(data.query, standardized=standardized))
         normalizer = update_statistics(state.meta.normalizer, [batch.rollouts for batch in batches])
         metrics = _batch_metrics(self.policy, batches)
         return Collected(data, _scores(batches), metrics, normalizer, sum(batch.env_steps for batch in batches))

@@ -192,7 +192,7 @@ def permuted(batch: Rollouts, tasks: list[int], episodes: list[int]) -> Rollouts
     """The same rollouts in another order."""
     moved = map_rollouts(lambda field: field[tasks], batch)
     mean = moved.behavior["mean"].unflatten(1, batch.mask.shape[1:])[:, episodes].flatten(1, 2)
-    fields = {name: getattr(moved, name)[:, episodes] for name in Rollouts._fields if name != "behavior"}
+    fields = {name: getattr(moved, name)[:, episodes] for name in Rollouts._fields[:6]}
     return Rollouts(**fields, behavior=moved.behavior | {"mean": mean})
 
 

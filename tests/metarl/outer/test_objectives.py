@@ -14,13 +14,13 @@ from metarl.inner.rules import descent, only, proximal_sgd, sgd
 from metarl.losses import log_ratios, mean_kl, sample_weights, surrogate_loss
 from metarl.outer.linearize import linearize
 from metarl.outer.objectives import (
-    EXPLORING,
     SURROGATE,
     Objective,
     clipped,
     clipped_loss,
     credit_loss,
     credit_of,
+    exploring,
     objective_values,
 )
 from metarl.trees import expand, joined, split
@@ -61,8 +61,14 @@ def with_credit(problem):
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize(
     "objective",
-    [SURROGATE, EXPLORING, clipped(0.2, 0.0, 1), clipped(0.2, 0.7, 2)],
-    ids=["surrogate", "exploring", "clipped", "anchored"],
+    [
+        SURROGATE,
+        exploring(standardized=False),
+        exploring(standardized=True),
+        clipped(0.2, 0.0, 1),
+        clipped(0.2, 0.7, 2),
+    ],
+    ids=["surrogate", "exploring", "standardized", "clipped", "anchored"],
 )
 def test_gradients_of_objectives_equal_finite_differences(make_problem, objective, steps):
     """Likelihood ratios are away from 1 and some are clipped."""
@@ -186,14 +192,18 @@ def batch_of_rewards(problem, rewards: Tensor):
 
 
 def test_credit_is_the_return_above_the_other_tasks_on_the_surrogates_scale(make_problem):
+    """Episodes of 4 steps, in the last task of 2."""
     problem = make_problem("lvc", 1)
-    rewards = tensor([1.0, 2.0, 6.0], dtype=torch.float64)[:, None, None].expand(3, 2, 4)
+    rewards = tensor([1.0, 2.0, 6.0], dtype=torch.float64)[:, None, None].expand(3, 2, 4).clone()
     query = batch_of_rewards(problem, rewards)
-    found = credit_of(query, query, standardize=False)
-    assert_close(found, tensor([4.0 - 16.0, 8.0 - 14.0, 24.0 - 6.0], dtype=torch.float64) / 4.0)
-    scaled = credit_of(query, query, standardize=True)
+    query.mask[2, :, 2:] = 0.0
+    query = query._replace(rewards=rewards * query.mask)
+    found = credit_of(query, standardized=False)
+    expected = [(4.0 - 10.0) / 4.0, (8.0 - 8.0) / 4.0, (12.0 - 6.0) / 2.0]
+    assert_close(found, tensor(expected, dtype=torch.float64))
+    scaled = credit_of(query, standardized=True)
     assert_close(scaled.sum(), tensor(0.0, dtype=torch.float64), rtol=0.0, atol=1e-12)
-    assert float(scaled.square().mean().sqrt()) == pytest.approx(1.0 / 8.0, rel=1e-6)
+    assert float(scaled.square().mean().sqrt()) == pytest.approx(1.0, rel=1e-6)
 
 
 def test_credit_leaves_out_episodes_that_diverged(make_problem):
@@ -202,27 +212,29 @@ def test_credit_leaves_out_episodes_that_diverged(make_problem):
     mask = query.mask.clone()
     mask[0, 1] = 0.0
     diverged = query._replace(mask=mask, rewards=query.rewards * mask)
-    assert_close(
-        credit_of(diverged, query, standardize=False), credit_of(query, query, standardize=False), rtol=0.0, atol=1e-12
-    )
+    found, whole = (credit_of(each, standardized=False) for each in (diverged, query))
+    assert_close(found, whole, rtol=0.0, atol=1e-12)
 
 
 def test_the_score_of_a_batch_is_multiplied_by_the_credit(make_problem):
-    """By hand: minus the credit times the sum of log likelihood ratios that count."""
+    """By hand: minus the credit times the sum of log likelihood ratios that count, or their mean."""
     problem = make_problem("lvc", 1)
     policy, batch = problem.learner.problem.policy, problem.data.support[0]
     distribution = policy.distribution(expand(problem.meta.theta, TASKS), batch.observations.flatten(1, 2))
     logs = policy.log_prob(distribution, batch.actions.flatten(1, 2)).view_as(batch.rewards) - batch.log_probs
     credit = tensor([0.5, 2.0, -1.0], dtype=torch.float64)
     expected = torch.stack([-credit[task] * (logs[task] * batch.mask[task]).sum() for task in range(TASKS)])
-    assert_close(credit_loss(policy, distribution, batch, credit), expected, rtol=1e-12, atol=1e-12)
+    found = credit_loss(policy, distribution, batch, credit, standardized=False)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    mean = credit_loss(policy, distribution, batch, credit, standardized=True)
+    assert_close(mean, expected / batch.mask.sum((1, 2)), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="needs the credit of each task, got none"):
-        credit_loss(policy, distribution, batch, None)
+        credit_loss(policy, distribution, batch, None, standardized=False)
 
 
 def test_all_numbers_are_finite_where_a_task_has_no_step_that_counts(make_problem):
     problem = make_problem("lvc", 1)
     empty = problem.data.query._replace(mask=torch.zeros_like(problem.data.query.mask))
-    assert math.isfinite(float(credit_of(empty, empty, standardize=True).sum()))
+    assert math.isfinite(float(credit_of(empty, standardized=True).sum()))
     distribution = problem.distribution(expand(problem.meta.theta, TASKS))
     assert float(clipped_loss(problem.learner.problem.policy, distribution, empty, 0.2).abs().sum()) == 0.0

@@ -36,7 +36,7 @@ from metarl.inner.policy_problem import PolicyProblem
 from metarl.inner.rules import sgd
 from metarl.losses import Estimator, make_inner_loss
 from metarl.outer.linearize import linearize
-from metarl.outer.objectives import EXPLORING, SURROGATE
+from metarl.outer.objectives import SURROGATE, exploring
 from metarl.types import Meta, Rollouts, TaskData
 
 
@@ -189,7 +189,7 @@ def test_e_mamls_gradient_is_that_of_the_return_after_learning_from_a_sample():
         phi, value = (part.detach() for part in return_after_learning_from_one_trajectory(theta, trajectory))
         data = TaskData((batch_of(THETA, [trajectory]),), everything(phi), credit=value[None])
         linear = linearize(learner, Meta({"logits": THETA}, {}, {}), data)
-        for name, each in (("exploring", EXPLORING), ("surrogate", SURROGATE)):
+        for name, each in (("exploring", exploring(standardized=False)), ("surrogate", SURROGATE)):
             found[name] -= probability(THETA, trajectory) * linear.gradient(each, data)["logits"]
     expected = torch.autograd.functional.jacobian(objective, THETA)
     assert_close(found["exploring"], expected, rtol=1e-12, atol=1e-12)

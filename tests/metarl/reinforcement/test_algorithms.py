@@ -116,6 +116,17 @@ def test_rows_decide_estimator_and_order():
         config = replace(TINY, algorithm=name)
         assert make_learner(initial_state(NAVIGATION, config)[0], config).first_order is first_order
     assert ALGORITHMS["dice-maml"].estimator == "dice"
+    assert ALGORITHMS["e-maml"].estimator == "reinforce"
+
+
+def test_dice_takes_no_part_of_an_episode_for_its_fisher_matrix_and_needs_none_without_one():
+    inner, outer = InnerConfig(estimator="dice"), TrustRegionConfig(fisher_support_share=0.5)
+    config = replace(TINY, inner=inner, outer=outer)
+    for refused in (lambda: check_settings(config, TINY), lambda: initial_state(NAVIGATION, config)):
+        with pytest.raises(UnsuitableAlgorithm, match=r"dice estimator needs whole episodes, .* got 0.5"):
+            refused()
+    preset = replace(TINY, outer=outer)
+    check_settings(replace(preset, algorithm="maml-vpg", inner=inner), preset)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +134,18 @@ def test_rows_decide_estimator_and_order():
     [
         ("maml-trpo", {"optimizer": OptimizerConfig(learning_rate=0.1)}, "maml-trpo does not use .* --optimizer"),
         ("promp", {"outer": TrustRegionConfig(max_kl=0.5)}, "promp does not use .* --outer"),
-        ("maml-vpg", {"clipping": ClipConfig(clip=0.1)}, "maml-vpg does not use .* --clipping.* promp"),
+        ("maml-vpg", {"clipping": ClipConfig(clip=0.1)}, r"maml-vpg does not use .* --clipping.clip.* promp"),
         ("promp", {"inner": InnerConfig(cg_iterations=9)}, "promp does not use .* --inner.cg-iterations"),
         ("dice-maml", {"inner": InnerConfig(estimator="reinforce")}, "dice-maml has the inner estimator dice"),
-        ("reptile", {"inner": InnerConfig(steps=0)}, "reptile learns from where adaptation ends"),
-        ("imaml", {"inner": InnerConfig(steps=0)}, "imaml learns from where adaptation ends"),
+        (
+            "maml-ppo",
+            {"clipping": ClipConfig(kl_penalty=0.1)},
+            r"maml-ppo does not use .* --clipping.kl-penalty.* promp",
+        ),
+        ("reptile", {"inner": InnerConfig(first_order=True)}, r"reptile does not use .* --inner.first-order"),
+        ("e-maml", {"inner": InnerConfig(steps=0)}, "e-maml learns from how policies adapt"),
+        ("reptile", {"inner": InnerConfig(steps=0)}, "reptile learns from how policies adapt"),
+        ("imaml", {"inner": InnerConfig(steps=0)}, "imaml learns from how policies adapt"),
     ],
 )
 def test_settings_without_use_or_sense_are_refused_by_name(name, changes, message):

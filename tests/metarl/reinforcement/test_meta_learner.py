@@ -339,10 +339,6 @@ def test_a_tiny_run_learns_to_adapt():
         ({"task_chunk": 0}, "task_chunk must be at least 1, got 0"),
         ({"held_out_every": -1}, "held_out_every must be 0 or more, got -1"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
-        (
-            {"inner": InnerConfig(estimator="dice"), "outer": TrustRegionConfig(fisher_support_share=0.5)},
-            "dice estimator needs whole episodes, so fisher_support_share must be 1, got 0.5",
-        ),
     ],
 )
 def test_impossible_runs_are_refused_by_name(options, message):
