@@ -26,6 +26,8 @@ from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.rollout.workers import WorkerConfig, WorkerPool
 
 EVALUATION = "evaluation.json"
+_MANY_STEPS = 30
+"""The table leaves out some of more rows than these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,10 @@ def table(result: dict[str, Any]) -> Table:
     for heading in (after, "step size", "mean return", "95 % interval", *(["success"] if success else [])):
         view.add_column(heading, justify="right")
     sizes = ["", *(f"{size:g}" for size in result["step_sizes"]), *[""] * len(result["mean_return"])]
-    for step, (mean, half) in enumerate(zip(result["mean_return"], result["ci95"], strict=True)):
+    rows = list(enumerate(zip(result["mean_return"], result["ci95"], strict=True)))
+    if len(rows) > _MANY_STEPS:
+        rows = [row for row in rows if row[0] in (0, 1, 2, 5, 10, 20, 50, len(rows) - 1)]
+    for step, (mean, half) in rows:
         view.add_row(str(step), sizes[step], f"{mean:.2f}", f"± {half:.2f}", *success[step : step + 1])
     return view
 

@@ -36,6 +36,8 @@ from metarl.types import Metrics
 
 _FORMS = {"return": (1.0, "{:.1f}"), "success": (100.0, "{:.0f} %"), "accuracy": (100.0, "{:.1f} %")}
 """What a score is multiplied by, and how it is written."""
+_MANY_STEPS = 5
+"""More scores than these are too many for a line."""
 _DRAWING = 0.03
 """Share of a run's time that may go into pictures."""
 
@@ -200,7 +202,10 @@ def _main(scores: Scores) -> str:
 
 def _arrows(name: str, rows: np.ndarray) -> str:
     factor, form = _FORMS.get(name, (1.0, "{:.3f}"))
-    return f"{name} " + " → ".join(form.format(factor * mean_score(row)) for row in rows)
+    shown = [form.format(factor * mean_score(row)) for row in rows]
+    if len(shown) > _MANY_STEPS:
+        shown = [*shown[:2], "...", shown[-1]]
+    return f"{name} " + " → ".join(shown)
 
 
 def _say(iteration: Iteration, config: RunConfig, console: Console) -> None:
