@@ -38,7 +38,7 @@ def test_the_maml_preset_is_the_published_setting():
 def test_unknown_names_are_refused_with_the_nearest_one():
     with pytest.raises(UnknownTaskFamily, match="did you mean 'ant-vel'"):
         preset_config("ant-vell")
-    with pytest.raises(UnknownPreset, match="did you mean 'promp'"):
+    with pytest.raises(UnknownPreset, match="did you mean 'promp-paper'"):
         preset_config("half-cheetah-dir", "prompt")
 
 

@@ -149,7 +149,7 @@ def test_the_results_command_keeps_the_small_files_and_prints_the_table(tiny_run
         "results.json",
     ]
     returns = json.loads((kept / "evaluation.json").read_text())["mean_return"]
-    assert "| `navigation-2d` | default | 1 |" in capsys.readouterr().out
+    assert "| `navigation-2d` | maml-trpo | default | 1 |" in capsys.readouterr().out
     assert main(["results", str(kept)]) == 0
     assert f"| {returns[0]:.1f} | {returns[1]:.1f} | {returns[2]:.1f} |" in capsys.readouterr().out
     assert (kept / "curves.csv").read_text().startswith("iteration,")
