@@ -13,6 +13,7 @@ from rich.table import Table
 
 from metarl.engine import Clock, TrainState
 from metarl.experiments.bench_report import Family, JsonFile, as_json, check_at_least_one, write_report
+from metarl.experiments.kinds import REINFORCEMENT, kind_of_run
 from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config
 from metarl.outer.objectives import SURROGATE
@@ -62,6 +63,11 @@ def run_update_bench(config: UpdateBench, console: Console | None = None) -> dic
     """
     console = console or Console()
     run = preset_config(config.family_name, config.preset)
+    if kind_of_run(run) is not REINFORCEMENT:
+        raise ValueError(
+            f"bench update times algorithms that adapt policies by gradient, got {config.family_name} with the preset "
+            f"{config.preset!r}; choose another preset or family"
+        )
     outer = dataclasses.replace(run.train.outer, fisher_check_every=2**30).whole
     tasks = config.tasks or run.train.meta_batch_size
     train = dataclasses.replace(run.train, algorithm=_REFERENCE, outer=outer, meta_batch_size=tasks, seed=config.seed)

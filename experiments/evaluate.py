@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from metarl.experiments.kinds import RECURRENT, kind_of_run
+from metarl.experiments.kinds import RECURRENT, REINFORCEMENT, kind_of_run
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner
 from metarl.reinforcement.collecting import Evaluation, evaluate
@@ -82,8 +82,7 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
     result = summarize(run, options, evaluate_tasks(run, options))
     console.print(table(result))
-    steps = len(result["mean_return"])
-    episodes = steps if kind_of_run(run.config) is RECURRENT else steps * options.episodes
+    episodes = len(result["mean_return"]) * _episodes_a_row(run, options)
     console.print(f"total return of {episodes} episodes a task: {result['total_return']:.2f}", soft_wrap=True)
     if "reference_return" in result:
         console.print(
@@ -99,6 +98,8 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
 def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     """Adapt to held-out tasks and measure the return at every step."""
     config = run.config.train
+    if not _takes_steps(run) and (options.step_size, options.later_step_size) != (None, None):
+        raise ValueError(f"{config.algorithm} takes no gradient steps, so it has no step sizes; leave them out")
     if kind_of_run(run.config) is RECURRENT:
         return _evaluate_trials(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
@@ -106,9 +107,18 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     with WorkerPool(family_for(config.algorithm, run.config.family), _workers(run, options)) as family:
         if find_algorithm(config.algorithm).specialists:
             _check_specialists(config.meta_batch_size, options)
-            return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds, options.steps)
+            return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds)
         learner = make_learner(run.learner, config, options.step_sizes(config.inner.step_size))
-        return evaluate(family, learner, run.state.meta, _tasks(run, options), rollout, seeds)
+        return evaluate(family, learner, run.state.meta, evaluation_tasks(run, options), rollout, seeds)
+
+
+def _takes_steps(run: Run) -> bool:
+    return kind_of_run(run.config) is REINFORCEMENT and find_algorithm(run.config.train.algorithm).adapts
+
+
+def _episodes_a_row(run: Run, options: EvaluateConfig) -> int:
+    """Of a task, in each row of the table."""
+    return 1 if kind_of_run(run.config) is RECURRENT else options.episodes
 
 
 def _evaluate_trials(run: Run, options: EvaluateConfig) -> Evaluation:
@@ -116,7 +126,7 @@ def _evaluate_trials(run: Run, options: EvaluateConfig) -> Evaluation:
     rollout = replace(run.config.train.rollout, trials=options.episodes)
     seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
     with WorkerPool(run.config.family, _workers(run, options)) as family:
-        found = sample_trials(family, run.learner, run.state.meta, _tasks(run, options), rollout, seeds)
+        found = sample_trials(family, run.learner, run.state.meta, evaluation_tasks(run, options), rollout, seeds)
     scores = trial_scores(found, rollout.episodes)
     return Evaluation(scores["return"], scores["success"], (), int(found.diverged.sum()), math.nan)
 
@@ -133,14 +143,15 @@ def _check_specialists(count: int, options: EvaluateConfig) -> None:
         )
 
 
-def _tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
+def evaluation_tasks(run: Run, options: EvaluateConfig) -> Sequence[Any]:
+    """The held-out tasks that a run is judged on."""
     return draw_held_out_tasks(run.config.family, generator(options.seed, Stream.EVALUATION_TASKS), options.tasks)
 
 
 def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict[str, Any]:
     """Means over tasks with their 95 % intervals (Student's t), and how they came about."""
     config = run.config.train
-    takes_steps = kind_of_run(run.config) is not RECURRENT
+    takes_steps = _takes_steps(run)
     mean_return = [_mean(row) for row in evaluation.returns]
     success = [_mean(row) for row in evaluation.success]
     returns = evaluation.returns
@@ -154,12 +165,13 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "tasks": options.tasks,
         "episodes": options.episodes,
         "horizon": config.rollout.horizon,
+        "inner_step_size": config.inner.step_size if takes_steps else None,
         "step_sizes": options.step_sizes(config.inner.step_size) if takes_steps else [],
         "returns": [[round(each, 3) if math.isfinite(each) else None for each in row.tolist()] for row in returns],
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
         **({"mean_success": success} if np.isfinite(success).any() else {}),
-        "total_return": sum(mean_return) * (options.episodes if takes_steps else 1),
+        "total_return": sum(mean_return) * _episodes_a_row(run, options),
         **_reference(run, options, mean_return),
         "diverged_episodes": evaluation.diverged,
         "seed": options.seed,
@@ -172,7 +184,7 @@ def _reference(run: Run, options: EvaluateConfig, mean_return: Sequence[float]) 
     family = run.config.family
     if not hasattr(family, "reference_returns"):
         return {}
-    reference = float(np.mean(family.reference_returns(_tasks(run, options))))
+    reference = float(np.mean(family.reference_returns(evaluation_tasks(run, options))))
     return {"reference_return": reference, "share_of_reference": float(np.mean(mean_return)) / reference}
 
 

@@ -111,7 +111,10 @@ def make_figure(name: str, config: FigureConfig, console: Console) -> Path:
         raise UnknownFigure(f"no figure {name!r}{closest(name, FIGURES)} (known: {', '.join(sorted(FIGURES))})")
     figure = FIGURES[name]
     algorithms = config.algorithms or figure.algorithms
-    directories = {each: [_made(figure, each, seed, config, console) for seed in config.seeds] for each in algorithms}
+    wanted = {each: [run_config(figure, each, seed, config.iterations) for seed in config.seeds] for each in algorithms}
+    for run in (run for runs in wanted.values() for run in runs):
+        _check_folder(_folder(config, run), run)
+    directories = {each: [_made(figure, run, config, console) for run in runs] for each, runs in wanted.items()}
     content = _content(name, figure, config, directories)
     config.into.mkdir(parents=True, exist_ok=True)
     path = config.into / f"{name}.png"
@@ -120,13 +123,27 @@ def make_figure(name: str, config: FigureConfig, console: Console) -> Path:
     else:
         draw_curves(content, path)
     write_json(config.into / f"{name}.json", content)
-    if figure.trajectories:
-        shown = directories[algorithms[0]][0]
-        render_run(shown, RenderConfig(output=config.into / f"{name}-trajectories.png"))
+    adapting = [each for each in algorithms if each in ALGORITHMS and ALGORITHMS[each].adapts]
+    if figure.trajectories and adapting:
+        render_run(directories[adapting[0]][0], RenderConfig(output=config.into / f"{name}-trajectories.png"))
     for directory in (each for group in directories.values() for each in group):
         keep_results(directory, config.into)
+    console.print(steps_table(content), soft_wrap=True, markup=False)
     console.print(f"written to {path} and {path.with_suffix('.json')}", soft_wrap=True)
     return path
+
+
+def _folder(config: FigureConfig, run: RunConfig) -> Path:
+    return config.runs / f"{run.family_name}-{run.train.algorithm}-{run.train.seed}"
+
+
+def _check_folder(directory: Path, wanted: RunConfig) -> None:
+    """Before anything is trained."""
+    if (directory / CONFIG).is_file() and load_config(directory) != wanted:
+        raise RunError(
+            f"{directory} has other settings than the figure's run of {wanted.train.algorithm}; name another folder "
+            "with --runs, or move it away"
+        )
 
 
 def run_config(figure: Figure, algorithm: str, seed: int, iterations: int | None) -> RunConfig:
@@ -141,18 +158,12 @@ def run_config(figure: Figure, algorithm: str, seed: int, iterations: int | None
     return settled
 
 
-def _made(figure: Figure, algorithm: str, seed: int, config: FigureConfig, console: Console) -> Path:
+def _made(figure: Figure, wanted: RunConfig, config: FigureConfig, console: Console) -> Path:
     """The folder of a run that is trained and evaluated."""
-    wanted = run_config(figure, algorithm, seed, config.iterations)
-    directory = config.runs / f"{figure.family}-{algorithm}-{seed}"
+    algorithm, seed, directory = wanted.train.algorithm, wanted.train.seed, _folder(config, wanted)
     if not (directory / CONFIG).is_file():
         console.print(f"training {algorithm}, seed {seed}, in {directory}", soft_wrap=True)
         training.start(wanted, directory, console)
-    elif load_config(directory) != wanted:
-        raise RunError(
-            f"{directory} has other settings than the figure's run of {algorithm}; name another folder with --runs, or "
-            "move it away"
-        )
     elif not _is_trained(directory, wanted):
         console.print(f"going on with {algorithm}, seed {seed}, in {directory}", soft_wrap=True)
         training.resume(directory, console)
@@ -160,9 +171,17 @@ def _made(figure: Figure, algorithm: str, seed: int, config: FigureConfig, conso
         raise RunError(f"{directory} was stopped before its end; the same command goes on with it")
     options = EvaluateConfig(tasks=figure.tasks, episodes=figure.episodes)
     found = read_evaluation(directory)
-    if found is None or (found["tasks"], found["episodes"]) != (options.tasks, options.episodes):
+    if found is None or not is_evaluation(found, options, read_json(directory / RESULTS)["iterations"]):
         evaluate_run(directory, options, console)
     return directory
+
+
+def is_evaluation(found: Mapping[str, Any], options: EvaluateConfig, iteration: int) -> bool:
+    """Whether an ``evaluation.json`` is of these options, with the run's own step sizes, and of this iteration."""
+    asked = (options.tasks, options.episodes, options.seed, options.checkpoint, iteration)
+    same = tuple(found[name] for name in ("tasks", "episodes", "seed", "checkpoint", "iteration")) == asked
+    sizes = found["step_sizes"]
+    return same and (not sizes or sizes == options.step_sizes(found.get("inner_step_size", sizes[0])))
 
 
 def _is_trained(directory: Path, config: RunConfig) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from metarl.engine import Clock, TrainState
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_scores import mean_and_interval
 from metarl.experiments.kinds import kind_of
-from metarl.experiments.measure import machine
+from metarl.experiments.measure import machine, peak_memory
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner, few_shot_data, judge
@@ -210,9 +209,9 @@ def print_growth(study: Study, activation: ModelActivation, method: str) -> None
     config = _config(study, activation, method, 1)
     learner, state = kind_of(config.family).prepare(config)
     data = FewShotMetaLearner(config.family, learner, config.train).collect(state, Clock(), logged=False).data
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     learner.meta_gradient(state.meta, data, 0)
-    sys.stdout.write(str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0))
+    sys.stdout.write(str(peak_memory() - before))
 
 
 def summary(content: dict[str, Any], activation: str, method: str) -> tuple[float, float, np.ndarray]:

@@ -13,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.engine import Iteration, Scores, mean_score, score_metrics
 from metarl.types import Metrics
 
+_FEW_STEPS = 12
+"""Scores after more steps than these are drawn for some of them."""
 _FLUSH = 10
 """Seconds after which TensorBoard sees what was written."""
 
@@ -34,10 +36,11 @@ class RunLog:
         """
         events = directory / "tensorboard"
         self._main = SummaryWriter(str(events), purge_step=start + 1, flush_secs=_FLUSH)
-        self._after = [
-            SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1, flush_secs=_FLUSH)
+        self._after = {
+            step: SummaryWriter(str(events / f"after_{step}"), purge_step=start + 1, flush_secs=_FLUSH)
             for step in range(steps + 1)
-        ]
+            if steps <= _FEW_STEPS or step in (0, 1, 2, 5, 10, 20, 50, steps)  # each is a thread
+        }
         path = directory / "metrics.jsonl"
         kept = [line for line in _lines(path) if int(line["iteration"]) <= start]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -50,7 +53,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
-        for writer in (self._main, *self._after):
+        for writer in (self._main, *self._after.values()):
             writer.close()
 
     def text(self, title: str, text: str) -> None:
@@ -85,8 +88,10 @@ class RunLog:
     def _scores(self, kind: str, scores: Scores, number: int) -> None:
         main = next(iter(scores), "")
         for name, rows in scores.items():
-            for writer, row in zip(self._after, rows, strict=False):
-                finite = row[np.isfinite(row)]
+            for step, row in enumerate(rows):
+                if step not in self._after:
+                    continue
+                writer, finite = self._after[step], row[np.isfinite(row)]
                 if name == main or finite.size:
                     writer.add_scalar(f"{name}/{kind}", mean_score(row), number)
                 if name == main and finite.size:

@@ -67,8 +67,19 @@ class ObservedVectorTask(ObservedTask):
         )
 
 
-def observe_task(family: TaskFamily) -> ObservedTask:
-    """The family with its tasks shown."""
+def observe_task(family: TaskFamily) -> TaskFamily:
+    """The family with its tasks shown; one that shows them is left as it is.
+
+    Raises:
+        HiddenTask: if its episodes are sampled elsewhere, where nothing would show them.
+    """
+    if isinstance(family, ObservedTask) or isinstance(getattr(family, "family", None), ObservedTask):
+        return family
+    if hasattr(family, "open_session"):
+        raise HiddenTask(
+            f"{type(family).__name__} samples episodes of its own family, which does not show its tasks; make it of "
+            "observe_task(family) instead"
+        )
     return ObservedVectorTask(family) if hasattr(family, "make_vec") else ObservedTask(family)
 
 

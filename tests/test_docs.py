@@ -144,10 +144,11 @@ def test_the_few_shot_table_is_what_the_committed_evaluations_say():
         assert line in text
 
 
-def test_the_page_on_first_order_has_the_table_of_the_study():
-    content = json.loads((ROOT / "experiments/results/first-order/sinusoid.json").read_text())
+@pytest.mark.parametrize("family", ["sinusoid", "omniglot"])
+def test_the_page_on_first_order_has_the_tables_of_the_study(family):
+    content = json.loads((ROOT / f"experiments/results/first-order/{family}.json").read_text())
     text = (ROOT / "docs" / "first-order.md").read_text()
-    for line in study_first_order.markdown(content, "sinusoid").splitlines():
+    for line in study_first_order.markdown(content, family).splitlines():
         assert line in text
 
 

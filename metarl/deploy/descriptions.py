@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -15,6 +16,9 @@ _Real = Literal["float16", "float32", "float64"]
 _Whole = Literal["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 _Bound = int | float | None | list[int | float | None]
 """One number for all coordinates or one for each, in row-major order; None where there is no bound."""
+
+_MOST_AXES, _LARGEST_AXIS = 32, 1 << 32
+"""Of a shape: what numpy can make, and more than a file of weights could go with."""
 
 
 class BoxDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="space", tag="Box"):
@@ -154,7 +158,7 @@ def _size(
         sizes: tuple[int, ...] = (description.n,)
     elif isinstance(description, MultiDiscreteDescription):
         sizes = description.nvec
-        expected = math.prod(description.shape)
+        expected = _product(description.shape)
         if min(description.shape, default=1) < 1 or not len(sizes) == len(description.start) == expected:
             raise ValueError(
                 f"nvec and start must have {expected} numbers each, got {len(sizes)} and {len(description.start)}"
@@ -163,7 +167,21 @@ def _size(
         sizes = description.shape
     if min(sizes, default=1) < 1:
         raise ValueError(f"the sizes of a space must be at least 1, got {str(description)[:200]}")
-    return sum(sizes) if isinstance(description, MultiDiscreteDescription) else math.prod(sizes)
+    return sum(sizes) if isinstance(description, MultiDiscreteDescription) else _product(sizes)
+
+
+def _product(shape: Sequence[int]) -> int:
+    """Of a few numbers that are no larger than a file, so that multiplying takes no time.
+
+    Raises:
+        ValueError: if there are more, or larger ones.
+    """
+    if len(shape) > _MOST_AXES or max(shape, default=1) > _LARGEST_AXIS:
+        raise ValueError(
+            f"a shape must have at most {_MOST_AXES} axes of at most {_LARGEST_AXIS}, got {len(shape)} axes: "
+            f"{str(shape[:4])[:100]}"
+        )
+    return math.prod(shape)
 
 
 def _leaf(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -23,11 +24,13 @@ from metarl.policies.base import Policy, PolicyConfig
 from metarl.policies.gaussian import GaussianPolicy
 from metarl.policies.make import make_policy
 from metarl.rollout.normalizer import Scaler
-from metarl.spaces import Choices, action_kind
+from metarl.spaces import AnySpace, Choices, action_kind
 from metarl.types import Params
 
 FORMAT = "metarl-policy-1"
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
+_SMALL_TABLE = 1 << 16
+"""Numbers of a table of choices and options that are always allowed."""
 _MOST_BYTES = {TENSORS: 1 << 28, DESCRIPTION: 1 << 22}
 """Sizes of the files that are never exceeded, so that reading is bounded."""
 
@@ -88,12 +91,27 @@ def save_policy(policy: AdaptedPolicy, directory: str | Path) -> Path:
             _write(temporary / name, content)
         _sync(temporary)
         temporary.rename(directory)
-        _sync(temporary.parent)
     except OSError as error:
         raise PolicyFileError(f"could not save {directory} ({error}); nothing was left there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the policy is there, and whole; a power cut might still undo the renaming
+        _sync(directory.parent)
     return directory
+
+
+def _check_choices(actions: AnySpace, most: int) -> None:
+    """That the table of choices and options, which a policy lays out, is no larger than its tensors.
+
+    Raises:
+        ValueError: if it is.
+    """
+    kind = action_kind(actions)
+    if isinstance(kind, Choices) and len(kind.sizes) * max(kind.sizes) > max(most, _SMALL_TABLE):
+        raise ValueError(
+            f"its {len(kind.sizes)} choices of up to {max(kind.sizes)} options would take a table of more numbers than "
+            "its weights have"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -164,6 +182,7 @@ def load_policy(directory: str | Path, *, seed: int | None = None) -> AdaptedPol
         spaces = Spaces(
             *(build_space(each, len(content) // 4) for each in (document.observation_space, document.action_space))
         )
+        _check_choices(spaces.actions, len(content) // 4)
         policy = make_policy(*spaces, document.config)
     except (ValueError, TypeError, RecursionError) as error:
         raise PolicyFileError(f"{directory / DESCRIPTION}: {error}") from error

@@ -109,6 +109,8 @@ def clipped_update(
         rate: step size of the optimizer.
         generator: deals the trials out to minibatches.
     """
+    if not trials.mask.any():  # all of them diverged; Adam's momentum alone would move the policy
+        return ClippedStep(theta, optimizer, False, {"outer/gradient_norm": math.nan, "outer/learning_rate": rate})
     moved, sums, targets, explained = _targets(policy, theta, optimizer[_SUMS], trials, config)
     moments = {name: value for name, value in optimizer.items() if name != _SUMS}
     norms, last = [], []

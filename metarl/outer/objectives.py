@@ -82,19 +82,23 @@ def exploring(*, standardized: bool) -> Objective:
 def credit_of(query: Rollouts, *, standardized: bool) -> Tensor:
     """The credit of each task ``[M]``: the mean return of its query episodes above that of the other tasks.
 
+    A task whose episodes all diverged has none, and counts for no other.
+
     Args:
         query: rollouts of the adapted policies.
         standardized: where advantages are normalized, divide by the deviation over tasks, so that the credit is a
             number of the same size. Else it is on the scale of the surrogate, whose gradient is that of the return
             over the mean length of the task's episodes.
     """
-    episodes = query.mask.amax(2).sum(1).clamp(min=1.0)
-    returns, tasks = query.rewards.sum((1, 2)) / episodes, query.rewards.shape[0]
+    counted = query.mask.amax(2).sum(1)
+    known, episodes = (counted > 0.0).to(query.rewards.dtype), counted.clamp(min=1.0)
+    returns, tasks = query.rewards.sum((1, 2)) / episodes, known.sum()
     if standardized:
-        return (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
-    others = (returns.sum() - returns) / max(tasks - 1, 1)
+        centered = (returns - (returns * known).sum() / tasks.clamp(min=1.0)) * known
+        return centered / ((centered.square().sum() / tasks.clamp(min=1.0)).sqrt() + 1e-8)
+    others = ((returns * known).sum() - returns) / (tasks - 1.0).clamp(min=1.0)
     lengths = (query.mask.sum((1, 2)) / episodes).clamp(min=1.0)
-    return (returns - (others if tasks > 1 else 0.0)) / lengths
+    return known * (returns - others * (tasks > 1.0)) / lengths
 
 
 def objective_values(

@@ -44,10 +44,6 @@ def _descend(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]
     return sgd
 
 
-def _stay(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
-    return lambda size: sgd(0.0)
-
-
 def _nothing_else(theta: Params, inner: InnerConfig) -> Params:
     return {}
 
@@ -67,8 +63,12 @@ class Algorithm(NamedTuple):
     estimator: Estimator | None = None
     """Of the inner loss, where it is not a choice."""
     first_order: bool = False
+    adapts: bool = True
+    """Whether policies take gradient steps where they are judged."""
     steps_in_training: bool = True
-    """Whether policies adapt while the initialization is trained."""
+    """Whether they do while the initialization is trained."""
+    needs_steps: bool = False
+    """Whether it learns nothing of its own without inner steps."""
     observes_task: bool = False
     specialists: bool = False
     """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
@@ -81,6 +81,9 @@ OPTIONAL = (
     "clipping.clip",
     "clipping.kl_penalty",
     "clipping.kl_target",
+    "inner.steps",
+    "inner.step_size",
+    "inner.estimator",
     "inner.first_order",
     "inner.proximity",
     "inner.cg_iterations",
@@ -112,7 +115,7 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"{name} has the inner estimator {row.estimator}, got --inner.estimator {config.inner.estimator}; leave it "
             "out"
         )
-    if name in ("reptile", "imaml", "e-maml") and not config.inner.steps:
+    if (row.needs_steps or config.inner.learn_returns) and not config.inner.steps:
         raise UnsuitableAlgorithm(f"{name} learns from how policies adapt, so inner steps must be at least 1, got 0")
     if "outer" in row.uses:
         _check_fisher(config)
@@ -148,7 +151,8 @@ def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[f
     rule = row.rule(policy, inner)
     problem = PolicyProblem(policy, make_inner_loss(row.estimator or inner.estimator, policy))
     first_order = row.first_order or inner.first_order
-    return Learner(problem, [rule(size) for size in step_sizes], first_order, config.task_chunk)
+    rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
+    return Learner(problem, rules, first_order, config.task_chunk)
 
 
 def make_outer(config: MetaTrainConfig) -> Outer:
@@ -255,8 +259,12 @@ def _step_sizes(theta: Params, inner: InnerConfig) -> Params:
     return {f"step_size/{name}": torch.full_like(value, inner.step_size) for name, value in theta.items()}
 
 
-_OPTIMIZER = frozenset({"optimizer"})
-_REGION = frozenset({"outer", "inner.first_order"})
+_PLAIN_REGION, _PLAIN_OPTIMIZER = frozenset({"outer"}), frozenset({"optimizer"})
+_LATER = frozenset({"inner.step_size", "inner.estimator"})
+"""Of what adapts where it is judged."""
+_INNER = _LATER | {"inner.steps"}
+_OPTIMIZER = _PLAIN_OPTIMIZER | _INNER
+_REGION = _PLAIN_REGION | _INNER | {"inner.first_order"}
 _THROUGH = _OPTIMIZER | {"inner.learn_returns", "inner.first_order"}
 _CLIP = frozenset({"clipping.epochs", "clipping.clip"})
 
@@ -267,7 +275,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fomaml-trpo": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         _TRUST_REGION,
-        frozenset({"outer"}),
+        _PLAIN_REGION | _INNER,
         first_order=True,
     ),
     "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _THROUGH),
@@ -282,6 +290,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _trust_region(lambda config: exploring(standardized=config.rollout.normalize_advantages)),
         _REGION,
         estimator="reinforce",
+        needs_steps=True,
     ),
     "dice-maml": Algorithm(
         "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
@@ -306,33 +315,38 @@ ALGORITHMS: dict[str, Algorithm] = {
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
         _descent(lambda config, penalty, steps: reptile),
         _OPTIMIZER,
+        needs_steps=True,
     ),
     "imaml": Algorithm(
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630), Adam",
         _descent(lambda config, penalty, steps: implicit(config.inner.proximity, config.inner.cg_iterations)),
         _OPTIMIZER | {"inner.proximity", "inner.cg_iterations"},
         rule=lambda policy, inner: lambda size: proximal_sgd(size, inner.proximity),
+        needs_steps=True,
     ),
-    "random": Algorithm("no meta-learning: a random initialization adapts", None, frozenset()),
+    "random": Algorithm("no meta-learning: a random initialization adapts", None, _LATER),
     "pretrain": Algorithm(
-        "one policy for all tasks, trust region; then it adapts", _TRUST_REGION, _REGION, steps_in_training=False
+        "one policy for all tasks, trust region; then it adapts",
+        _TRUST_REGION,
+        _PLAIN_REGION | _LATER,
+        steps_in_training=False,
     ),
     "multi-task": Algorithm(
-        "the same, and it does not adapt", _TRUST_REGION, _REGION, rule=_stay, steps_in_training=False
+        "the same, and it does not adapt", _TRUST_REGION, _PLAIN_REGION, adapts=False, steps_in_training=False
     ),
     "oracle": Algorithm(
         "one policy that observes what the task is, and does not adapt",
         _TRUST_REGION,
-        _REGION,
-        rule=_stay,
+        _PLAIN_REGION,
+        adapts=False,
         steps_in_training=False,
         observes_task=True,
     ),
     "single-task": Algorithm(
         "a policy for each evaluation task, trained on it alone by PPO: the ceiling",
         _CLIPPED,
-        _OPTIMIZER | _CLIP,
-        rule=_stay,
+        _PLAIN_OPTIMIZER | _CLIP,
+        adapts=False,
         steps_in_training=False,
         specialists=True,
     ),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from metarl.engine import Clock, Collected, Scores, TrainState, Update
 from metarl.outer.adam import step
@@ -27,7 +29,7 @@ from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.session import open_session
 from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.tasks import Task, TaskFamily
-from metarl.trees import concatenate, take, take_tasks
+from metarl.trees import add_scaled, concatenate, take, take_tasks, task_dot
 from metarl.types import Meta, Params, Rollouts
 
 EVALUATION_SEED = 0
@@ -59,13 +61,23 @@ class SpecialistMetaLearner(NamedTuple):
         """Several Adam steps of every policy on the clipped objective (Schulman et al. 2017, arXiv:1707.06347)."""
         config, meta, moments = self.config, state.meta, state.optimizer
         rate = config.optimizer.rate(state.iteration, config.iterations)
-        norm = 0.0
+        optimizer = replace(config.optimizer, max_norm=None)  # each task's gradient is shortened by itself
+        learning = torch.ones(config.meta_batch_size, dtype=torch.bool)
         for _ in range(config.clipping.epochs):
             gradient = specialist_gradient(self.policy, meta.theta, collected.data, config)
-            meta, moments, norm = step(config.optimizer, rate, meta, Meta(gradient, {}, {}), moments)
-            if not math.isfinite(norm):
-                return Update(state.meta, state.optimizer, False, {"outer/gradient_norm": norm})
-        return Update(meta, moments, True, {"outer/gradient_norm": norm, "outer/learning_rate": rate})
+            norms = task_dot(gradient, gradient).sqrt()
+            learning = learning.to(norms.device) & norms.isfinite()
+            gradient = _shortened(gradient, norms, config.optimizer.max_norm, learning)
+            moved, moments, _ = step(optimizer, rate, meta, Meta(gradient, {}, {}), moments)
+            meta = meta._replace(theta=_where(learning, moved.theta, meta.theta))
+        metrics = {
+            "outer/gradient_norm": float(norms[learning].mean()) if learning.any() else math.nan,
+            "outer/learning_rate": rate,
+            "outer/tasks_left_out": float((~learning).sum()),
+        }
+        if not learning.any():
+            return Update(state.meta, state.optimizer, False, metrics)
+        return Update(meta, moments, True, metrics)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks on fresh episodes: a task that its policy did not learn on would say nothing."""
@@ -79,6 +91,20 @@ class SpecialistMetaLearner(NamedTuple):
     def _batch(self, meta: Meta, seeds: EpisodeSeeds) -> Batch:
         tasks = specialist_tasks(self.family, self.config.meta_batch_size)
         return _collect(self.family, self.policy, meta, tasks, self.config.rollout, seeds)
+
+
+def _shortened(gradient: Params, norms: Tensor, most: float | None, learning: Tensor) -> Params:
+    """Each task's gradient at most so long; 0 for tasks whose gradient is not finite."""
+    factors = torch.ones_like(norms) if most is None else (most / norms.clamp(min=1e-12)).clamp(max=1.0)
+    zeros = {name: torch.zeros_like(value) for name, value in gradient.items()}
+    return _where(learning, add_scaled(zeros, gradient, factors), zeros)
+
+
+def _where(tasks: Tensor, chosen: Params, other: Params) -> Params:
+    """The one for some tasks, the other for the rest; leaves ``[M, ...]``."""
+    return {
+        name: torch.where(tasks.view(-1, *[1] * (value.ndim - 1)), value, other[name]) for name, value in chosen.items()
+    }
 
 
 def specialist_gradient(policy: Policy, phi: Params, batch: Rollouts, config: MetaTrainConfig) -> Params:
@@ -95,19 +121,13 @@ def specialist_gradient(policy: Policy, phi: Params, batch: Rollouts, config: Me
 
 
 def evaluate_specialists(
-    family: TaskFamily, policy: Policy, meta: Meta, config: RolloutConfig, seeds: EpisodeSeeds, steps: int
+    family: TaskFamily, policy: Policy, meta: Meta, config: RolloutConfig, seeds: EpisodeSeeds
 ) -> Evaluation:
-    """Returns of every task under its own policy, the same after each of ``steps`` gradient steps, which none takes."""
+    """Returns of every task under its own policy, one row, for there are no gradient steps."""
     count = len(next(iter(meta.theta.values())))
     batch = _collect(family, policy, meta, specialist_tasks(family, count), config, seeds)
-    rows = steps + 1
-    return Evaluation(
-        np.stack([batch.returns] * rows),
-        np.stack([batch.success] * rows),
-        (meta.theta,) * rows,
-        batch.diverged,
-        batch.explained_variance,
-    )
+    scores = _scores(batch)
+    return Evaluation(scores["return"], scores["success"], (meta.theta,), batch.diverged, batch.explained_variance)
 
 
 def _collect(

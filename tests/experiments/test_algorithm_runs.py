@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from metarl.experiments.cli import main
-from metarl.experiments.presets import preset_config, preset_for, presets_of
+from metarl.experiments.kinds import REINFORCEMENT, kind_of
+from metarl.experiments.presets import preset_config, preset_for
 from metarl.experiments.rl2_presets import RL2_PRESETS
 from metarl.reinforcement.algorithms import ALGORITHMS
 from metarl.reinforcement.rl2 import Rl2Config
+from metarl.tasks import FAMILIES
 
 SMALL = ["--iterations", "2", "--meta-batch-size", "3", "--held-out-every", "2", "--held-out-tasks", "2"]
 SHORT = [*SMALL, "--rollout.horizon", "5", "--rollout.episodes", "2"]
@@ -53,7 +55,11 @@ def test_the_policies_of_single_task_are_judged_on_their_own_tasks_alone(tmp_pat
     folder = run(tmp_path, "single-task")
     assert main(["evaluate", str(folder), "--tasks", "4"]) == 2
     assert "policies of single-task are of the 3 tasks of seed 0" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", str(folder), "--tasks", "3", "--step-size", "5"]) == 2
+    assert "single-task takes no gradient steps" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", str(folder), "--tasks", "3", "--episodes", "2"]) == 0
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert (len(found["mean_return"]), found["step_sizes"]) == (1, [])
     assert main(["adapt", str(folder), "--output", str(tmp_path / "out")]) != 0
 
 
@@ -82,11 +88,11 @@ def test_rl2_cannot_be_adapted_or_rendered_and_says_why(tmp_path: Path, capsys):
 
 
 def test_every_family_of_environments_has_a_preset_of_rl2():
+    for name, factory in FAMILIES.items():
+        if kind_of(factory) is REINFORCEMENT and not name.startswith("metaworld"):
+            assert isinstance(preset_config(name, preset_for(name, "rl2")).train, Rl2Config)
     for name, presets in RL2_PRESETS.items():
-        assert set(presets) <= set(presets_of(name))
-        for preset in presets:
-            assert isinstance(preset_config(name, preset).train, Rl2Config)
-    assert isinstance(preset_config("cartpole", preset_for("cartpole", "rl2")).train, Rl2Config)
+        assert all(isinstance(preset_config(name, preset).train, Rl2Config) for preset in presets)
 
 
 def test_list_shows_every_algorithm_with_a_line(capsys):

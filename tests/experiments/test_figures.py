@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from metarl.algorithms import UnknownAlgorithm
 from metarl.experiments.cli import main
 from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, make_figure, run_config, steps_table
 from metarl.experiments.presets import presets_of
@@ -78,12 +80,33 @@ def test_runs_of_other_settings_are_not_taken_for_the_figures(made: Path, small:
         make_figure("maml-navigation", other, Console(quiet=True))
 
 
-def test_a_run_that_was_interrupted_goes_on(made: Path, small: FigureConfig):
-    """As if it had been stopped after its first checkpoint: without results."""
+def test_a_run_that_was_interrupted_goes_on_and_is_judged_again(made: Path, small: FigureConfig):
+    """Stopped after its first iteration, with an evaluation of that."""
     folder = small.runs / "navigation-2d-promp-2"
+    whole = json.loads((folder / "evaluation.json").read_text())
+    for late in (folder / "checkpoints").glob("*2*"):
+        shutil.rmtree(late) if late.is_dir() else late.unlink()
     (folder / "results.json").unlink()
+    stale = whole | {"iteration": 1, "returns": [[0.0] * 6] * 4}
+    (folder / "evaluation.json").write_text(json.dumps(stale))
     make_figure("maml-navigation", small, Console(quiet=True))
     assert json.loads((folder / "results.json").read_text())["iterations"] == 2
+    assert json.loads((folder / "evaluation.json").read_text())["returns"] == whole["returns"]
+
+
+def test_an_evaluation_with_other_options_is_not_the_figures(made: Path, small: FigureConfig):
+    folder = small.runs / "navigation-2d-promp-1"
+    whole = json.loads((folder / "evaluation.json").read_text())
+    assert main(["evaluate", str(folder), "--tasks", "6", "--episodes", "4", "--steps", "1", "--seed", "7"]) == 0
+    make_figure("maml-navigation", small, Console(quiet=True))
+    assert json.loads((folder / "evaluation.json").read_text())["returns"] == whole["returns"]
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_trained(tmp_path: Path):
+    config = FigureConfig(runs=tmp_path / "runs", seeds=(1,), algorithms=("random", "mamltrpo"), into=tmp_path)
+    with pytest.raises(UnknownAlgorithm, match="did you mean 'maml-trpo'"):
+        make_figure("maml-navigation", config, Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_curves_against_environment_steps_are_drawn(smaller_figures: None, made: Path, small: FigureConfig):

@@ -216,6 +216,18 @@ def test_credit_leaves_out_episodes_that_diverged(make_problem):
     assert_close(found, whole, rtol=0.0, atol=1e-12)
 
 
+@pytest.mark.parametrize("standardized", [True, False])
+def test_a_task_whose_episodes_all_diverged_has_no_credit_and_counts_for_no_other(make_problem, standardized):
+    """Its sum of rewards, 0, is better than every other return here."""
+    problem = make_problem("lvc", 1)
+    rewards = tensor([-1.0, -2.0, 0.0], dtype=torch.float64)[:, None, None].expand(3, 2, 4).clone()
+    query = batch_of_rewards(problem, rewards)
+    query.mask[2] = 0.0
+    found = credit_of(query, standardized=standardized)
+    expected = [1.0, -1.0, 0.0]  # of -4 and -8: plus and minus a deviation, or 4 over 4 steps
+    assert_close(found, tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+
+
 def test_the_score_of_a_batch_is_multiplied_by_the_credit(make_problem):
     """By hand: minus the credit times the sum of log likelihood ratios that count, or their mean."""
     problem = make_problem("lvc", 1)
