@@ -154,7 +154,6 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
     takes_steps = _takes_steps(run)
     mean_return = [_mean(row) for row in evaluation.returns]
     success = [_mean(row) for row in evaluation.success]
-    returns = evaluation.returns
     return {
         "family": run.config.family_name,
         "preset": run.config.preset,
@@ -167,7 +166,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "horizon": config.rollout.horizon,
         "inner_step_size": config.inner.step_size if takes_steps else None,
         "step_sizes": options.step_sizes(config.inner.step_size) if takes_steps else [],
-        "returns": [[round(each, 3) if math.isfinite(each) else None for each in row.tolist()] for row in returns],
+        **_each_task(evaluation.returns),
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],
         **({"mean_success": success} if np.isfinite(success).any() else {}),
@@ -177,6 +176,14 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "seed": options.seed,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _each_task(returns: np.ndarray) -> dict[str, list[list[float | None]]]:
+    """Of every task, unless there are so many rows that the file would be large."""
+    if len(returns) > _MANY_STEPS:
+        return {}
+    rows = [[round(each, 3) if math.isfinite(each) else None for each in row.tolist()] for row in returns]
+    return {"returns": rows}
 
 
 def _reference(run: Run, options: EvaluateConfig, mean_return: Sequence[float]) -> dict[str, float]:

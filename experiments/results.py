@@ -20,6 +20,8 @@ from metarl.types import Metrics
 
 RESULTS = "results.json"
 CURVES = "curves.csv"
+_MANY_STEPS = 30
+"""Curves after more steps than these are kept for some of them."""
 _FEW_STEPS = 4
 """Returns of runs that were evaluated after more than three steps are shown as totals."""
 _COLUMNS = ("iteration", "train/env_steps", "outer/kl_nats", "outer/fisher_cosine", "outer/loss", "time/iteration_s")
@@ -66,12 +68,19 @@ def _curves(lines: Sequence[Metrics]) -> str:
     """Returns, success where it is told, or scores of examples, and a few figures of each iteration as CSV."""
     names = list(dict.fromkeys(name for line in lines for name in line))
     columns = [name for name in names if name in _COLUMNS or any(f"{score}_after" in name for score in _SCORES)]
+    last = max((_step(name) for name in columns), default=0)
+    columns = [name for name in columns if last <= _MANY_STEPS or _step(name) in (-1, 0, 1, 2, 5, 10, 20, 50, last)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for line in lines:
         writer.writerow([f"{line[name]:.6g}" if name in line else "" for name in columns])
     return text.getvalue()
+
+
+def _step(name: str) -> int:
+    """The number of steps after which a figure is taken; -1 of others."""
+    return int(name.rsplit("_", 1)[1]) if "_after_" in name and name.rsplit("_", 1)[1].isdigit() else -1
 
 
 def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:

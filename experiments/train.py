@@ -48,6 +48,7 @@ def start(config: RunConfig, directory: Path, console: Console) -> TrainState:
     Raises:
         RunError: if the directory is taken.
     """
+    config.family.sample(np.random.default_rng(0), 1)  # where its data is missing, no folder is left behind
     learner, state = kind_of_run(config).prepare(config)
     create_run(directory, config)
     save_checkpoint(directory / "checkpoints", state, family=config.family_name, keep=config.keep_checkpoints)

@@ -193,7 +193,7 @@ def test_a_run_that_diverges_stops_with_what_to_try(tmp_path: Path, capsys):
         (["boolean", "--algorithm", "oracle"], "oracle needs a family with the option oracle, such as sinusoid"),
         (["sinusoid", "--preset", "imamml"], "did you mean 'imaml'?"),
         (["sinusoid", "--algorithm", "imaml", "--compile", "True"], "imaml is not compiled"),
-        (["navigation-2d", "--algorithm", "maml"], "Unrecognized options: --algorithm"),
+        (["navigation-2d", "--algorithm", "maml"], "no algorithm 'maml'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path, capsys, flags, complaint):
