@@ -67,9 +67,9 @@ def show_machine(report: dict[str, Any], console: Console) -> None:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON takes it."""
+    """A configuration dataclass as JSON takes it; a file by its name, for its folder is the machine's own."""
     fields = dataclasses.asdict(config)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+    return {name: value.name if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 def write_report(report: dict[str, Any], path: Path | None, console: Console) -> None:
