@@ -17,7 +17,7 @@ _Whole = Literal["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "
 _Bound = int | float | None | list[int | float | None]
 """One number for all coordinates or one for each, in row-major order; None where there is no bound."""
 
-_MOST_AXES, _LARGEST_AXIS = 32, 1 << 32
+_MOST_AXES, _LARGEST_AXIS = 32, 1 << 62
 """Of a shape: what numpy can make, and more than a file of weights could go with."""
 
 

@@ -100,7 +100,7 @@ def save_policy(policy: AdaptedPolicy, directory: str | Path) -> Path:
     return directory
 
 
-def _check_choices(actions: AnySpace, most: int) -> None:
+def check_choices(actions: AnySpace, most: int) -> None:
     """That the table of choices and options, which a policy lays out, is no larger than its tensors.
 
     Raises:
@@ -182,7 +182,7 @@ def load_policy(directory: str | Path, *, seed: int | None = None) -> AdaptedPol
         spaces = Spaces(
             *(build_space(each, len(content) // 4) for each in (document.observation_space, document.action_space))
         )
-        _check_choices(spaces.actions, len(content) // 4)
+        check_choices(spaces.actions, len(content) // 4)
         policy = make_policy(*spaces, document.config)
     except (ValueError, TypeError, RecursionError) as error:
         raise PolicyFileError(f"{directory / DESCRIPTION}: {error}") from error

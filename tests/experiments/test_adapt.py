@@ -139,7 +139,7 @@ def test_wrong_arguments_are_named(pole: Path, tmp_path: Path, flags, status, co
 
 def test_a_run_of_supervised_tasks_is_refused(few_shot: Path, capsys):
     assert main(["adapt", str(few_shot / "sinusoid")]) == 1
-    assert "must be a run of a policy to be adapted to an environment" in told(capsys)
+    assert "must be a run of a policy that adapts by gradient" in told(capsys)
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys):

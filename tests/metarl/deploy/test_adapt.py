@@ -137,7 +137,7 @@ def test_an_environment_that_raises_is_named(make_start):
         adapt(make_start(), broken)
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"oracle"}))
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"oracle", "single-task"}))
 def test_every_algorithm_adapts_by_its_own_rule(algorithm, make_start, counting):
     """Also those whose policies do not adapt in training; of multi-task ones not a number moves."""
     start = make_start()

@@ -62,3 +62,10 @@ def test_a_space_that_json_cannot_hold_is_refused(space):
 def test_a_description_that_is_not_of_a_space_is_refused(content, complaint):
     with pytest.raises(ValueError, match=complaint):
         build_space(msgspec.json.decode(content, type=SpaceDescription), 100)
+
+
+@pytest.mark.parametrize("shape", [[9] * 100_000, [10**18] * 40, [10**18, 10**18]], ids=["long", "both", "large"])
+def test_a_shape_of_too_many_or_too_large_axes_is_refused_at_once(shape):
+    document = msgspec.json.encode({"space": "MultiBinary", "shape": shape})
+    with pytest.raises((ValueError, msgspec.ValidationError)):
+        build_space(msgspec.json.decode(document, type=SpaceDescription), 10**6)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import MultiDiscrete
 from safetensors.torch import load, save
 
 import metarl
-from metarl.deploy.files import PolicyFileError, load_policy, save_policy
+from metarl.deploy.files import PolicyFileError, check_choices, load_policy, save_policy
 
 
 @pytest.mark.parametrize("kind", ["box", "discrete"])
@@ -227,3 +228,12 @@ def test_the_files_of_two_policies_are_not_taken_for_one(folder: Path, make_adap
     other = save_policy(make_adapted(normalize=True, activation="relu"), tmp_path / "other")
     (folder / "policy.safetensors").write_bytes((other / "policy.safetensors").read_bytes())
     refused(folder, "belongs to another policy than the policy.json beside it")
+
+
+def test_a_table_of_choices_larger_than_the_tensors_is_refused_before_it_is_laid_out():
+    """Five thousand choices, one of five thousand options: 25 million places for a hundred kilobytes of weights."""
+    sizes = (5000, *[1] * 5000)
+    actions = MultiDiscrete(sizes)
+    with pytest.raises(ValueError, match="5001 choices of up to 5000 options would take a table"):
+        check_choices(actions, 25_000)
+    check_choices(MultiDiscrete([3, 4]), 10)
