@@ -99,7 +99,7 @@ def descend(
     estimate, reached, kept = make_estimate(penalty), meta, moments
     metrics: Metrics = {"outer/learning_rate": rate}
     for epoch in range(epochs):
-        found = judge(estimate, learner, reached, data)
+        found = judge(estimate, learner, reached, data, figures=epoch in (0, epochs - 1))
         reached, kept, norm = step(optimizer, rate, reached, split(found.gradient, meta), kept)
         if epoch == 0:
             metrics |= {"outer/gradient_norm": norm, "outer/objective": float(found.objective.mean())}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,32 +31,52 @@ class Judgment(NamedTuple):
     """From those that collected the support to the ones adapted from, mean over steps, of each task ``[M]``."""
 
 
-PolicyEstimate = Callable[[PolicyLearner, Meta, TaskData[Rollouts]], Judgment]
+class PolicyEstimate(Protocol):
+    """A way to judge what is meta-learned by rollouts of some tasks."""
+
+    def __call__(
+        self, learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], *, figures: bool = True
+    ) -> Judgment:
+        """The judgment; without ``figures`` its gradient alone is asked for, and the rest may be 0."""
+        ...
 
 
-def judge(estimate: PolicyEstimate, learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+def judge(
+    estimate: PolicyEstimate,
+    learner: PolicyLearner,
+    meta: Meta,
+    data: TaskData[Rollouts],
+    *,
+    figures: bool = True,
+) -> Judgment:
     """The estimate over all tasks, a group of them at a time, with the mean gradient."""
     groups = split_tasks(data, learner.task_chunk)
-    found = map_groups(lambda group: estimate(learner, meta, group), groups, data.query.rewards.device)
-    gradients, *figures = zip(*found, strict=True)
+    device = data.query.rewards.device
+    found = map_groups(lambda group: estimate(learner, meta, group, figures=figures), groups, device)
+    gradients, *others = zip(*found, strict=True)
     mean = mean_of_sums(gradients, data.query.rewards.shape[0])
-    return Judgment(mean, *(torch.cat(parts) for parts in figures))
+    return Judgment(mean, *(torch.cat(parts) for parts in others))
 
 
 def through(objective: Objective) -> PolicyEstimate:
     """Backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400, alg. 3), without second derivatives
     where the learner is of first order. Away from where the data was collected likelihood ratios correct for it."""
 
-    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], *, figures: bool = True) -> Judgment:
         linear = linearize(learner, meta, data)
-        return judgment(linear, linear.gradient(objective, data), objective, data)
+        return judgment(linear, linear.gradient(objective, data), objective, data, figures=figures)
 
     return estimate
 
 
-def judgment(linear: Linearization, gradient: Params, objective: Objective, data: TaskData[Rollouts]) -> Judgment:
-    """A gradient with the objective and the KLs where it was taken."""
+def judgment(
+    linear: Linearization, gradient: Params, objective: Objective, data: TaskData[Rollouts], *, figures: bool
+) -> Judgment:
+    """A gradient with the objective and the KLs where it was taken, or 0 in their places."""
     policy = linear.learner.problem.policy
+    if not figures:
+        nothing = torch.zeros_like(linear.weights[:, 0])
+        return Judgment(gradient, nothing, nothing, nothing)
     with torch.no_grad():
         kl = mean_kl(policy, linear.query.outputs, data.query)
         before = [
@@ -68,7 +87,7 @@ def judgment(linear: Linearization, gradient: Params, objective: Objective, data
     return Judgment(gradient, linear.values(objective, data), kl, support_kl)
 
 
-def reptile(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+def reptile(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], *, figures: bool = True) -> Judgment:
     """Reptile (Nichol et al. 2018, arXiv:1803.02999, alg. 1): the initialization minus where adaptation ends, which
     goes on for one more step on the query: those are fresh episodes of the adapted policies, too."""
     count = data.query.rewards.shape[0]
@@ -90,7 +109,7 @@ def implicit(proximity: float, cg_iterations: int) -> PolicyEstimate:
         cg_iterations: products with the Hessian.
     """
 
-    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], *, figures: bool = True) -> Judgment:
         count = data.query.rewards.shape[0]
         policy = learner.problem.policy
         phi = adapt(learner, meta.eta, expand(meta.theta, count), data.support).phi

@@ -61,7 +61,7 @@ def through_returns(objective: Objective, config: ReturnConfig, *, normalized: b
         ValueError: on rollouts without the values that their advantages are measured from.
     """
 
-    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]) -> Judgment:
+    def estimate(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], *, figures: bool = True) -> Judgment:
         eta = leaves({name: value for name, value in meta.eta.items() if name.startswith("return/")})
         total = {name: torch.zeros_like(value) for name, value in eta.items()}
 
@@ -77,7 +77,7 @@ def through_returns(objective: Objective, config: ReturnConfig, *, normalized: b
         fixed = data._replace(support=tuple(b._replace(advantages=b.advantages.detach()) for b in support))
         gradient = linear.gradient(objective, fixed, visit)
         gradient |= {f"eta:{name}": gradient[f"eta:{name}"] + value for name, value in total.items()}
-        return judgment(linear, gradient, objective, fixed)
+        return judgment(linear, gradient, objective, fixed, figures=figures)
 
     return estimate
 
