@@ -106,10 +106,12 @@ def class_folders(source: Source) -> list[Entry]:
         label = "/".join(parts[skipped + (split is not None) :])
         found.append(Entry(split or "", label, name))
     if not names or any(not entry.label for entry in found):
+        archives = [name for name in visible(source) if name.lower().endswith(".zip")]
         raise InvalidPictures(
             f"{str(source.path)!r} must hold pictures ({' '.join(SUFFIXES)}) in a folder for each class, or a folder "
             f"images and {', '.join(TABLES)}; got {len(names)} pictures, "
             f"{sum(not entry.label for entry in found)} of them in no folder"
+            + (f"; there is {_some(archives)}: name the archive itself" if archives else "")
         )
     if 0 < len(loose) < len(found):
         raise InvalidPictures(

@@ -257,3 +257,9 @@ def test_photographs_are_told_apart_by_pixels_as_well_as_is_known(real_data, rea
     cross = query @ support.transpose(0, 2, 1)
     nearest = ((support**2).sum(-1)[:, None] - 2.0 * cross).argmin(axis=-1)
     assert (nearest == episodes.query_targets).mean() == pytest.approx(0.34, abs=0.05)
+
+
+def test_a_folder_that_holds_an_archive_is_told_to_name_it(tmp_path):
+    (tmp_path / "shapes.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    with pytest.raises(InvalidPictures, match=r"got 0 pictures.*there is 'shapes.zip': name the archive itself"):
+        ImageFolder(data=str(tmp_path)).sample(np.random.default_rng(0), 1)
