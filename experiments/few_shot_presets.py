@@ -33,6 +33,12 @@ def _omniglot(algorithm: str, **changes: Any) -> Callable[[], FewShotConfig]:
     return lambda: dataclasses.replace(_OMNIGLOT, algorithm=algorithm, **changes)
 
 
+def _short(algorithm: str, iterations: int, *, queries: int) -> Preset:
+    """The default's settings on fewer iterations."""
+    summary = f"as the default, {iterations} iterations, {queries} queries a class"
+    return Preset(summary=summary, family={"queries": queries}, train=_omniglot(algorithm, iterations=iterations))
+
+
 _MINI_IMAGENET = FewShotConfig(
     inner=FewShotInnerConfig(steps=5, step_size=0.01),
     meta_batch_size=4,
@@ -118,15 +124,7 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             family={"ways": 20, "queries": 1},
             train=_omniglot("maml", iterations=1500),
         ),
-        "fomaml": Preset(
-            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("fomaml", iterations=3000)
-        ),
-        "meta-sgd": Preset(
-            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("meta-sgd", iterations=3000)
-        ),
-        "anil": Preset(
-            summary="as maml, 3000 iterations", family={"queries": 3}, train=_omniglot("anil", iterations=3000)
-        ),
+        **{name: _short(name, 3000, queries=3) for name in ("fomaml", "meta-sgd", "anil")},
         "reptile": Preset(
             summary="five steps of 0.1 on 10 drawings a class, interpolation 1.0 falling to 0, 3000 iterations",
             family={"queries": 9},
@@ -150,32 +148,9 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             family={"queries": 3},
             train=_omniglot("meta-lstm", meta_batch_size=4, iterations=400),
         ),
-        "pretrain": Preset(
-            summary="2000 iterations", family={"queries": 3}, train=_omniglot("pretrain", iterations=2000)
-        ),
-        "pretrain-neighbors": Preset(
-            summary="2000 iterations", family={"queries": 3}, train=_omniglot("pretrain-neighbors", iterations=2000)
-        ),
-        "prototypes": Preset(
-            summary="strided 64 filters, 5 queries a class, 4000 iterations",
-            family={"queries": 5},
-            train=_omniglot("prototypes", iterations=4000),
-        ),
-        "matching": Preset(
-            summary="5 queries a class, 3000 iterations",
-            family={"queries": 5},
-            train=_omniglot("matching", iterations=3000),
-        ),
-        "matching-full-context": Preset(
-            summary="5 queries a class, 3000 iterations",
-            family={"queries": 5},
-            train=_omniglot("matching-full-context", iterations=3000),
-        ),
-        "siamese": Preset(
-            summary="5 queries a class, 3000 iterations",
-            family={"queries": 5},
-            train=_omniglot("siamese", iterations=3000),
-        ),
+        **{name: _short(name, 2000, queries=3) for name in ("pretrain", "pretrain-neighbors")},
+        "prototypes": _short("prototypes", 4000, queries=5),
+        **{name: _short(name, 3000, queries=5) for name in ("matching", "matching-full-context", "siamese")},
         "mann": Preset(
             summary="ten drawings a class, 4000 iterations of 16 tasks",
             family={"queries": 9},

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from metarl.types import Meta, Metrics, Params
 
@@ -62,7 +63,27 @@ class Update(NamedTuple):
 
 
 class LoopConfig(Protocol):
-    """What the loop reads of an algorithm's settings."""
+    """The settings that every algorithm has."""
+
+    @property
+    def meta_batch_size(self) -> int:
+        """Tasks per meta-iteration (M)."""
+        ...
+
+    @property
+    def held_out_tasks(self) -> int:
+        """Held-out tasks that are looked at, the same ones every time."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where everything but simulation is computed."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random in the run."""
+        ...
 
     @property
     def iterations(self) -> int:
@@ -83,6 +104,24 @@ class LoopConfig(Protocol):
     def log_every(self) -> int:
         """Give scores and metrics every this many meta-iterations."""
         ...
+
+
+def check_loop(config: LoopConfig) -> None:
+    """That the settings that every algorithm has, are possible.
+
+    Raises:
+        ValueError: naming the one that is not.
+    """
+    for name in ("meta_batch_size", "max_failures", "held_out_tasks", "log_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in ("iterations", "held_out_every", "seed"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be 0 or more, got {getattr(config, name)}")
+    try:
+        torch.device(config.device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, such as cpu or cuda, got {config.device!r}") from error
 
 
 class MetaLearner(Protocol):

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch
-
+from metarl.engine import check_loop
 from metarl.models import ModelActivation, ModelInitialization
 from metarl.outer.adam import OptimizerConfig
 
@@ -113,20 +112,11 @@ class FewShotConfig:
     """Seed of everything random in the run."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_batch_size", "max_failures", "held_out_tasks", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("iterations", "held_out_every", "seed", "task_chunk"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        check_loop(self)
+        if self.task_chunk < 0:
+            raise ValueError(f"task_chunk must be 0 or more, got {self.task_chunk}")
         if self.compile and self.inner.multi_step_iterations:
             raise ValueError(
                 "a compiled meta-gradient is the same in every iteration, so multi_step_iterations must be 0 with "
                 f"--compile, got {self.inner.multi_step_iterations}"
             )
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
-            ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.outer.adam import OptimizerConfig, initial_moments, step
+from metarl.outer.objectives import clipped_gain
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.processor import map_groups
 from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
@@ -214,14 +215,13 @@ def clipped_terms(
     log_probs = policy.head.log_prob(distribution, trials.actions.flatten(0, 1).unsqueeze(0)).view_as(mask)
     change = (log_probs - trials.log_probs) * mask
     ratio = torch.exp(change)
-    limited = ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
-    objective = (torch.minimum(ratio * targets.advantages, limited * targets.advantages) * mask).sum()
+    objective = (clipped_gain(ratio, targets.advantages, config.clip) * mask).sum()
     value_loss = ((values - targets.values).square() * mask).sum()
     entropies = policy.head.entropy(distribution).expand(1, mask.numel()).view_as(mask)
     entropy = (entropies * mask).sum()
     loss = config.value_weight * value_loss - objective - config.entropy_weight * entropy
     kl = ((ratio - 1.0 - change) * mask).sum()
-    clipped = ((ratio != limited) * mask).sum()
+    clipped = (((ratio - 1.0).abs() > config.clip) * mask).sum()
     return loss, torch.stack([objective, value_loss, entropy, kl, clipped]).detach()
 
 

@@ -34,9 +34,12 @@ SURROGATE = Objective(surrogate_loss)
 def clipped_loss(policy: Policy, distribution: Params, batch: Rollouts, clip: float) -> Tensor:
     """PPO's objective to minimize (Schulman et al. 2017, arXiv:1707.06347, eq. 7)."""
     ratio = torch.exp(log_ratios(policy, distribution, batch))
-    advantages = batch.advantages.flatten(1)
-    worse = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
-    return -(worse * sample_weights(batch)).sum(1)
+    return -(clipped_gain(ratio, batch.advantages.flatten(1), clip) * sample_weights(batch)).sum(1)
+
+
+def clipped_gain(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Likelihood ratio times advantage of each step, where it pays no change of the ratio beyond the bound."""
+    return torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
 
 
 def clipped(clip: float, kl_penalty: float, steps: int) -> Objective:

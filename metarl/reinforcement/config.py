@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-
+from metarl.engine import check_loop
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.adam import OptimizerConfig
 from metarl.outer.descent import ClipConfig
@@ -48,15 +47,6 @@ class MetaTrainConfig:
     """Every meta-iteration is logged: it takes seconds."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_batch_size", "max_failures", "held_out_tasks", "task_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("iterations", "held_out_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
-            ) from error
+        check_loop(self)
+        if self.task_chunk < 1:
+            raise ValueError(f"task_chunk must be at least 1, got {self.task_chunk}")

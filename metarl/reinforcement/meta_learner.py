@@ -22,7 +22,7 @@ from metarl.rollout.collect import Batch
 from metarl.rollout.normalizer import no_statistics, update_statistics
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
-from metarl.rollout.stepping import SingleEnvs, draw_held_out_tasks, draw_tasks
+from metarl.rollout.stepping import draw_held_out_tasks, draw_tasks, spaces_of
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import to_device
 from metarl.types import Meta, Metrics, Rollouts
@@ -35,11 +35,7 @@ def policy_for(family: TaskFamily, task: Task, config: PolicyConfig) -> Policy:
         UnsupportedSpace: naming the space, if no policy fits.
         EnvironmentFault: if the task's environment cannot be made.
     """
-    env = SingleEnvs(family, [task], 1)
-    try:
-        return make_policy(env.envs[0].observation_space, env.envs[0].action_space, config)
-    finally:
-        env.close()
+    return make_policy(*spaces_of(family, task), config)
 
 
 def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, TrainState]:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from metarl.engine import Clock, Collected, Scores, TrainState, Update, mean_score
+from metarl.engine import Clock, Collected, Scores, TrainState, Update, check_loop, mean_score
 from metarl.outer.clipped_recurrent import ClippedConfig, clipped_update, initial_optimizer
 from metarl.policies.recurrent import RecurrentConfig, RecurrentPolicy, make_recurrent_policy
 from metarl.processor import keep_freed_memory, single_threaded
@@ -17,7 +17,7 @@ from metarl.rollout.normalizer import make_scaler, no_statistics, update_statist
 from metarl.rollout.sample import Episodes, EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator, torch_generator
 from metarl.rollout.session import open_session
-from metarl.rollout.stepping import SingleEnvs, draw_held_out_tasks, draw_tasks
+from metarl.rollout.stepping import draw_held_out_tasks, draw_tasks, spaces_of
 from metarl.rollout.trials import Trials, healthy, to_trials, trial_rows
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import expand
@@ -90,24 +90,13 @@ class Rl2Config:
     def __post_init__(self) -> None:
         if self.algorithm != "rl2":
             raise ValueError(f"these are the settings of rl2, got algorithm {self.algorithm!r}")
-        for name in ("meta_batch_size", "iterations", "max_failures", "held_out_tasks", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("held_out_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        check_loop(self)
         trials = self.meta_batch_size * self.rollout.trials
         if self.outer.minibatches > trials:
             raise ValueError(
                 f"outer minibatches must hold a trial each, got {self.outer.minibatches} for {trials} trials "
                 "(meta_batch_size * rollout.trials); set fewer minibatches or more tasks"
             )
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device must be one that torch knows, such as cpu or cuda, got {self.device!r}"
-            ) from error
 
 
 def initial_rl2_state(family: TaskFamily, config: Rl2Config) -> tuple[RecurrentPolicy, TrainState]:
@@ -118,11 +107,7 @@ def initial_rl2_state(family: TaskFamily, config: Rl2Config) -> tuple[RecurrentP
         EnvironmentFault: if the environment of a task cannot be made.
     """
     task = draw_tasks(family, generator(config.seed, Stream.TRAIN_TASKS, 0), 1)[0]
-    env = SingleEnvs(family, [task], 1)
-    try:
-        policy = make_recurrent_policy(env.envs[0].observation_space, env.single_action_space, config.policy)
-    finally:
-        env.close()
+    policy = make_recurrent_policy(*spaces_of(family, task), config.policy)
     theta = policy.init(torch_generator(config.seed, Stream.INITIALIZATION))
     theta = {name: value.to(config.device) for name, value in theta.items()}
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}

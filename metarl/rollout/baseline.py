@@ -5,18 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.rollout.advantages import discounted_sums
+
 _RIDGE = 1e-5
 """Regularization of rllab's LinearFeatureBaseline, which the published runs used."""
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
     """Sum of discounted rewards from each step to the end of the episode, ``[..., T]``."""
-    returns = torch.empty_like(rewards)
-    running = torch.zeros_like(rewards[..., 0])
-    for step in reversed(range(rewards.shape[-1])):
-        running = rewards[..., step] + discount * running
-        returns[..., step] = running
-    return returns
+    return discounted_sums(rewards, discount)
 
 
 def features(observations: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,65 +88,99 @@ def sample_episodes(
             with a memory carries it. A sub-environment is seeded once and goes on with its own generator.
     """
     slots = env.num_envs // tasks
-    episodes = slots * in_a_row
     sampler = policy.sampler(phi)
-    memory = sampler if isinstance(sampler, MemorySampler) else None
+    noise = seeds.noise(policy, tasks, slots * in_a_row, horizon)
+    record = _Record(sampler, noise, policy.observation_size)
     decode = action_decoder(env.single_action_space, policy.config.bounds)
-    noise = seeds.noise(policy, tasks, episodes, horizon)
-    actions = np.zeros_like(noise)
-    distributions = {
-        name: np.zeros((tasks, episodes, horizon, width), dtype=np.float32) for name, width in sampler.widths.items()
-    }
-    observations = np.zeros((tasks, episodes, horizon, policy.observation_size), dtype=np.float32)
-    rewards = np.zeros((tasks, episodes, horizon), dtype=np.float32)
-    mask = np.zeros_like(rewards)
-    diverged = np.zeros((tasks, episodes), dtype=bool)
-    success = np.full((tasks, episodes), np.nan, dtype=np.float32)
-    taken = 0
     reset: Any = env.reset  # Gymnasium's vector environments take a list of seeds, its abstract signature does not
     for number in range(in_a_row):
-        row = slice(number, None, in_a_row)  # along E
         seen = reset(seed=None if number else seeds.resets(tasks, slots))[0]
-        running = np.ones(env.num_envs, dtype=bool)
+        _run_episode(env, seen, record, slice(number, None, in_a_row), decode, scaler)
+    return record.episodes()
+
+
+def _run_episode(
+    env: VecEnv,
+    seen: Any,
+    record: _Record,
+    row: slice,
+    decode: Callable[[np.ndarray], np.ndarray],
+    scaler: Scaler | None,
+) -> None:
+    """Step every sub-environment until all episodes are over.
+
+    Args:
+        env: was reset.
+        seen: what that gave.
+        record: takes in what happens.
+        row: along E, where these episodes stand.
+        decode: from a policy's actions to the environment's.
+        scaler: of the observations.
+    """
+    sampler, shape = record.sampler, record.mask[:, row, 0].shape
+    memory = sampler if isinstance(sampler, MemorySampler) else None
+    running = np.ones(env.num_envs, dtype=bool)
+    if memory is not None:
+        memory.begin_episode(env.num_envs)
+    for step in range(record.mask.shape[2]):
+        rows = flatten_batch(env.single_observation_space, seen)
+        record.observations[:, row, step] = (rows if scaler is None else scaler(rows)).reshape(*shape, -1)
+        action, distribution = sampler.act(record.observations[:, row, step], record.noise[:, row, step])
+        seen, reward, terminated, truncated, info = env.step(decode(action.reshape(env.num_envs, -1)))
+        record.actions[:, row, step] = action
+        for name, part in distribution.items():
+            record.distributions[name][:, row, step] = part
+        record.rewards[:, row, step] = reward.reshape(shape)
+        record.mask[:, row, step] = running.reshape(shape)
         if memory is not None:
-            memory.begin_episode(env.num_envs)
-        for step in range(horizon):
-            rows = flatten_batch(env.single_observation_space, seen)
-            observations[:, row, step] = (rows if scaler is None else scaler(rows)).reshape(tasks, slots, -1)
-            action, distribution = sampler.act(observations[:, row, step], noise[:, row, step])
-            seen, reward, terminated, truncated, info = env.step(decode(action.reshape(env.num_envs, -1)))
-            actions[:, row, step] = action
-            for name, part in distribution.items():
-                distributions[name][:, row, step] = part
-            rewards[:, row, step] = reward.reshape(tasks, slots)
-            mask[:, row, step] = running.reshape(tasks, slots)
-            if memory is not None:
-                memory.remember(reward, running)
-            diverged[:, row] |= np.broadcast_to(info.get("diverged", False), env.num_envs).reshape(tasks, slots)
-            if "success" in info:
-                told = np.where(running, info["success"], np.nan).reshape(tasks, slots)
-                success[:, row] = np.fmax(success[:, row], told)
-            running &= ~(terminated | truncated)
-            taken = max(taken, step + 1)
-            if not running.any():
-                break
-    diverged |= ~np.isfinite(rewards).all(-1) | ~np.isfinite(observations).all((-1, -2))
-    mask[diverged] = 0.0
-    padding = mask[:, :, :taken] == 0.0
-    if padding.any():
-        for field in (observations, actions, noise, rewards, *distributions.values()):
-            field[:, :, :taken][padding] = 0.0
-    return Episodes(
-        observations=observations,
-        actions=actions,
-        distributions=distributions,
-        constants=sampler.constants,
-        rewards=rewards,
-        mask=mask,
-        log_probs=_log_probs(sampler, actions, noise, distributions, taken),
-        diverged=diverged,
-        success=success,
-    )
+            memory.remember(reward, running)
+        record.diverged[:, row] |= np.broadcast_to(info.get("diverged", False), env.num_envs).reshape(shape)
+        if "success" in info:
+            told = np.where(running, info["success"], np.nan).reshape(shape)
+            record.success[:, row] = np.fmax(record.success[:, row], told)
+        running &= ~(terminated | truncated)
+        record.taken = max(record.taken, step + 1)
+        if not running.any():
+            break
+
+
+class _Record:
+    """What happens while episodes are sampled, as arrays of the shapes of ``Episodes``."""
+
+    def __init__(self, sampler: Sampler, noise: np.ndarray, observation_size: int) -> None:
+        """Room for the episodes that ``noise [M, E, T, A]`` is for."""
+        shape = noise.shape[:3]
+        self.sampler, self.noise, self.taken = sampler, noise, 0
+        self.actions = np.zeros_like(noise)
+        self.distributions = {
+            name: np.zeros((*shape, width), dtype=np.float32) for name, width in sampler.widths.items()
+        }
+        self.observations = np.zeros((*shape, observation_size), dtype=np.float32)
+        self.rewards: np.ndarray = np.zeros(shape, dtype=np.float32)
+        self.mask: np.ndarray = np.zeros(shape, dtype=np.float32)
+        self.diverged = np.zeros(shape[:2], dtype=bool)
+        self.success = np.full(shape[:2], np.nan, dtype=np.float32)
+
+    def episodes(self) -> Episodes:
+        """What happened, with 0 wherever it does not count."""
+        finite = np.isfinite(self.rewards).all(-1) & np.isfinite(self.observations).all((-1, -2))
+        diverged = self.diverged | ~finite
+        self.mask[diverged] = 0.0
+        padding = self.mask[:, :, : self.taken] == 0.0
+        if padding.any():
+            for field in (self.observations, self.actions, self.noise, self.rewards, *self.distributions.values()):
+                field[:, :, : self.taken][padding] = 0.0
+        return Episodes(
+            observations=self.observations,
+            actions=self.actions,
+            distributions=self.distributions,
+            constants=self.sampler.constants,
+            rewards=self.rewards,
+            mask=self.mask,
+            log_probs=_log_probs(self.sampler, self.actions, self.noise, self.distributions, self.taken),
+            diverged=diverged,
+            success=self.success,
+        )
 
 
 def _log_probs(

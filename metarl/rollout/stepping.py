@@ -64,6 +64,20 @@ def make_vector_env(family: TaskFamily, tasks: Sequence[Task], episodes: int) ->
     return SingleEnvs(family, tasks, episodes)
 
 
+def spaces_of(family: TaskFamily, task: Task) -> tuple[AnySpace, AnySpace]:
+    """Observation and action space, read from the environment of one task.
+
+    Raises:
+        UnsupportedSpace: if observations cannot be flattened.
+        EnvironmentFault: if the task's environment cannot be made.
+    """
+    env = SingleEnvs(family, [task], 1)
+    try:
+        return env.envs[0].observation_space, env.envs[0].action_space
+    finally:
+        env.close()
+
+
 class SingleEnvs(VecEnv):
     """The generic path: single Gymnasium environments in this process, frozen once their episode is over.
 

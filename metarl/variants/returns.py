@@ -6,11 +6,12 @@ Meta-gradient RL (Xu et al. 2018, arXiv:1805.09801): ``Meta.eta`` holds logits, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from metarl.rollout.advantages import generalized_advantages
 from metarl.types import Metrics, Params
 
 Quantity = Literal["discount", "gae_lambda"]
@@ -117,82 +118,18 @@ def figures(values: Discounting) -> Metrics:
     return found
 
 
-class _DiscountedSums(torch.autograd.Function):
-    """``y_t = x_t + a_t y_{t+1}``; its gradient is the same recursion forward in time, so it has derivatives of every
-    order, and autograd keeps two tensors of it instead of several for every step."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(terms: Tensor, factors: Tensor) -> Tensor:
-        # Every pass doubles the number of steps that a sum spans.
-        sums, span, factors = terms.clone(), 1, factors[..., :-1]
-        while span < terms.shape[-1]:
-            sums = torch.cat([torch.addcmul(sums[..., :-span], factors, sums[..., span:]), sums[..., -span:]], -1)
-            factors = factors[..., :-span] * factors[..., span:]
-            span *= 2
-        return sums
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], output)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor]:
-        factors, sums = ctx.saved_tensors
-        earlier = torch.cat([torch.zeros_like(factors[..., :1]), factors[..., :-1]], -1)
-        back: Tensor = _DiscountedSums.apply(slopes[0].flip(-1), earlier.flip(-1)).flip(-1)  # type: ignore[no-untyped-call]
-        return back, back * torch.cat([sums[..., 1:], torch.zeros_like(sums[..., :1])], -1)
-
-
-def discounted_sums(terms: Tensor, factors: Tensor | float) -> Tensor:
-    """The recursion ``y_t = x_t + a_t y_{t+1}`` from the last step to the first, differentiable any number of times.
-
-    Args:
-        terms: x, ``[..., T]``.
-        factors: a, one number or ``[..., T]``; that of the last step has nothing to multiply.
-
-    Returns:
-        y, ``[..., T]``.
-    """
-    factors = torch.as_tensor(factors, dtype=terms.dtype, device=terms.device)
-    terms, factors = torch.broadcast_tensors(terms, factors)  # type: ignore[no-untyped-call]
-    found: Tensor = _DiscountedSums.apply(terms, factors)  # type: ignore[no-untyped-call]
-    return found
-
-
 def lambda_advantages(rewards: Tensor, values: Tensor, mask: Tensor, how: Discounting) -> Tensor:
-    """Advantages of the generalized lambda-return, differentiable in discount and lambda.
+    """``generalized_advantages`` with discount and lambda as they are learned, differentiable in both.
 
-    With ``e_t = r_t + gamma_t v_{t+1} - v_t`` the advantage is ``A_t = e_t + gamma_t lambda_t A_{t+1}``: for constants
-    generalized advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
-
-    Args:
-        rewards: reward of each step, ``[..., T]``.
-        values: of each observation and of the one after the last, ``[..., T + 1]``; 0 after a terminal step. Detach
-            those of a critic that is trained towards the return.
-        mask: 1 for steps that happened, 0 for padding, ``[..., T]``.
-        how: discount and lambda.
-
-    Returns:
-        Advantages ``[..., T]``, not normalized, 0 on padding.
-
-    Raises:
-        ValueError: if ``values`` does not have one more step than ``rewards``.
+    Detach the values of a critic that is trained towards the return.
     """
-    if values.shape[-1] != rewards.shape[-1] + 1:
-        raise ValueError(
-            f"values must have T + 1 = {rewards.shape[-1] + 1} steps (the last one bootstraps), "
-            f"got shape {tuple(values.shape)} for rewards of shape {tuple(rewards.shape)}"
-        )
-    errors = (rewards + how.discount * values[..., 1:] - values[..., :-1]) * mask
-    return discounted_sums(errors, how.discount * how.gae_lambda) * mask
+    return generalized_advantages(rewards, values, mask, discount=how.discount, gae_lambda=how.gae_lambda)
 
 
 def lambda_returns(rewards: Tensor, values: Tensor, mask: Tensor, how: Discounting) -> Tensor:
     """Lambda-returns ``G_t = r_t + gamma_t ((1 - lambda_t) v_{t+1} + lambda_t G_{t+1})``, ``[..., T]``, 0 on padding
     (Xu et al. 2018, arXiv:1805.09801).
 
-    Arguments as of ``lambda_advantages``; without bootstrapping, lambda 1 and values 0, it is the discounted return.
+    Arguments as of ``generalized_advantages``; with lambda 1 and values 0 it is the discounted return.
     """
     return lambda_advantages(rewards, values, mask, how) + values[..., :-1] * mask

@@ -271,7 +271,7 @@ def test_bandits_pay_nearly_what_they_can(config, bar):
     ("change", "message"),
     [
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1, got 0"),
-        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"iterations": -1}, "iterations must be 0 or more, got -1"),
         ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
         ({"held_out_tasks": 0}, "held_out_tasks must be at least 1, got 0"),
         ({"log_every": 0}, "log_every must be at least 1, got 0"),

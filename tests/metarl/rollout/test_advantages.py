@@ -4,10 +4,51 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import ones, tensor
+from torch import Tensor, ones, tensor, zeros
 from torch.testing import assert_close
 
-from metarl.rollout.advantages import explained_variance, generalized_advantages, normalize
+from metarl.rollout.advantages import discounted_sums, explained_variance, generalized_advantages, normalize
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def uniform(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 9, 200])
+def test_the_recursion_equals_a_loop_over_steps(steps):
+    terms, factors = normal(2, steps), uniform(2, steps)
+    expected = torch.zeros_like(terms)
+    running = zeros(2, dtype=torch.float64)
+    for step in reversed(range(steps)):
+        running = terms[:, step] + factors[:, step] * running
+        expected[:, step] = running
+    assert_close(discounted_sums(terms, factors), expected)
+
+
+def test_the_recursion_runs_under_transforms_of_functions():
+    terms, factors = normal(3, 5), uniform(3, 5)
+
+    def slope(row: Tensor, by: Tensor) -> Tensor:
+        return torch.func.grad(lambda factor: discounted_sums(row, factor).square().sum())(by)
+
+    each = torch.stack([slope(row, by) for row, by in zip(terms, factors, strict=True)])
+    assert_close(torch.func.vmap(slope)(terms, factors), each)
+
+
+@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.99, 1.0), (0.9, 0.5), (1.0, 0.0), (0.0, 1.0)])
+def test_advantages_of_many_steps_equal_a_loop_over_them(discount, gae_lambda):
+    rewards, values, mask = normal(3, 50), normal(3, 51), torch.ones(3, 50, dtype=torch.float64)
+    mask[1, 20:] = 0.0
+    expected, running = torch.zeros_like(rewards), torch.zeros(3, dtype=torch.float64)
+    for step in reversed(range(50)):
+        error = (rewards[:, step] + discount * values[:, step + 1] - values[:, step]) * mask[:, step]
+        running = error + discount * gae_lambda * running
+        expected[:, step] = running * mask[:, step]
+    assert_close(generalized_advantages(rewards, values, mask, discount=discount, gae_lambda=gae_lambda), expected)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, ones, tensor, zeros
 from torch.testing import assert_close
 
-from metarl.rollout.advantages import generalized_advantages
 from metarl.variants.returns import (
     Discounting,
     ReturnConfig,
-    discounted_sums,
     discounting,
     figures,
     initial_eta,
@@ -35,26 +33,6 @@ def padded(tasks: int = 2, episodes: int = 3, steps: int = 6) -> tuple[Tensor, T
     mask = (torch.arange(steps) < lengths).double()
     alive = (torch.arange(steps + 1) < lengths).double()  # after the last step of an episode nothing has a value
     return normal(tasks, episodes, steps) * mask, normal(tasks, episodes, steps + 1, seed=2) * alive, mask
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 9, 200])
-def test_the_recursion_equals_a_loop_over_steps(steps):
-    terms, factors = normal(2, steps), uniform(2, steps)
-    expected = torch.zeros_like(terms)
-    running = zeros(2, dtype=torch.float64)
-    for step in reversed(range(steps)):
-        running = terms[:, step] + factors[:, step] * running
-        expected[:, step] = running
-    assert_close(discounted_sums(terms, factors), expected)
-
-
-@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.99, 1.0), (0.9, 0.5), (1.0, 0.0), (0.0, 1.0)])
-def test_with_constants_advantages_are_those_of_rollouts(discount, gae_lambda):
-    rewards, values, mask = padded()
-    got = lambda_advantages(rewards, values, mask, Discounting(discount, tensor(gae_lambda)))
-    assert_close(
-        got, generalized_advantages(rewards, values, mask, discount=discount, gae_lambda=gae_lambda), rtol=1e-6, atol=0
-    )
 
 
 def test_returns_with_discount_and_lambda_of_each_step_equal_the_sum_over_all_later_steps():
@@ -115,21 +93,6 @@ def test_derivatives_in_one_discount_and_lambda_for_all_agree_with_finite_differ
     point = (tensor(0.9).double().requires_grad_(), tensor(0.7).double().requires_grad_())
     assert torch.autograd.gradcheck(advantages, point)
     assert torch.autograd.gradgradcheck(advantages, point)
-
-
-def test_the_recursion_runs_under_transforms_of_functions():
-    terms, factors = normal(3, 5), uniform(3, 5)
-
-    def slope(row: Tensor, by: Tensor) -> Tensor:
-        return torch.func.grad(lambda factor: discounted_sums(row, factor).square().sum())(by)
-
-    each = torch.stack([slope(row, by) for row, by in zip(terms, factors, strict=True)])
-    assert_close(torch.func.vmap(slope)(terms, factors), each)
-
-
-def test_values_without_the_one_after_the_last_are_refused():
-    with pytest.raises(ValueError, match=r"T \+ 1 = 3 steps .*, got shape \(1, 2\) for rewards of shape \(1, 2\)"):
-        lambda_advantages(ones(1, 2), ones(1, 2), ones(1, 2), Discounting(1.0, 1.0))
 
 
 @pytest.mark.parametrize("depends_on", ["constant", "state", "features"])
