@@ -20,22 +20,36 @@ _MARKERS = "osv^DPX<>"
 
 def draw_steps(content: Mapping[str, Any], path: Path) -> None:
     """Return of held-out tasks against gradient steps: mean over seeds and tasks with its 95 % interval."""
-    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    palette = matplotlib.colormaps["tab10"]
+    axes, palette = _axes(content)
     for index, (algorithm, runs) in enumerate(content["algorithms"].items()):
         returns = np.array([run["returns"] for run in runs], dtype=np.float64)  # [seeds, K + 1, tasks]
         low, high = nested_interval(returns)
         mean, steps = np.nanmean(np.nanmean(returns, 2), 0), np.arange(returns.shape[1])
+        if len(steps) == 1:  # it takes none
+            axes.axhline(mean[0], color=palette(index), linestyle="--", linewidth=1.5, label=algorithm)
+            axes.axhspan(low[0], high[0], color=palette(index), alpha=0.12, linewidth=0)
+            continue
         spread = np.stack([mean - low, high - mean]).clip(min=0.0)
         style: dict[str, Any] = {"color": palette(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
         axes.errorbar(steps, mean, yerr=spread, capsize=3, linewidth=1.8, label=algorithm, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title=content["title"], xlabel="gradient steps", ylabel="return (sum of rewards)")
+    _finish(axes, path, xlabel="gradient steps", ylabel="return (sum of rewards)")
+
+
+def _axes(content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Empty axes under the figure's title, and colors."""
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(content["title"])
+    return axes, matplotlib.colormaps["tab10"]
+
+
+def _finish(axes: Any, path: Path, *, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path)
+    axes.figure.savefig(path)
 
 
 def nested_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,18 +66,17 @@ def nested_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     means = np.empty((RESAMPLES, returns.shape[1]))
     for row in means:
         drawn = returns[rng.integers(seeds, size=seeds)]
-        chosen = rng.integers(tasks, size=(seeds, 1, tasks))
-        row[:] = np.nanmean(np.take_along_axis(drawn, chosen, 2), (0, 2))
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+        values = np.take_along_axis(drawn, rng.integers(tasks, size=(seeds, 1, tasks)), 2)
+        known = np.isfinite(values)
+        total = np.where(known, values, 0.0).sum((0, 2))
+        row[:] = np.where(known.any((0, 2)), total / np.maximum(known.sum((0, 2)), 1), np.nan)
+    low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
     return low, high
 
 
 def draw_curves(content: Mapping[str, Any], path: Path) -> None:
     """Held-out return after adaptation against environment steps: interquartile mean over seeds, and its interval."""
-    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    palette = matplotlib.colormaps["tab10"]
+    axes, palette = _axes(content)
     for index, (algorithm, runs) in enumerate(content["algorithms"].items()):
         x, rows = on_common_steps([run["curve"] for run in runs])
         if not x.size:
@@ -72,10 +85,7 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> None:
         axes.plot(x, mean, color=palette(index), linewidth=1.8, label=algorithm)
         axes.fill_between(x, low, high, color=palette(index), alpha=0.15, linewidth=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set(title=content["title"], xlabel="environment steps", ylabel="held-out return after adaptation")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path)
+    _finish(axes, path, xlabel="environment steps", ylabel="held-out return after adaptation")
 
 
 def on_common_steps(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -250,5 +250,7 @@ def steps_table(content: Mapping[str, Any]) -> str:
         minutes = [run["minutes"] for run in runs]
         cells = [f"{mean:.1f}" for mean in means]
         rows.append([algorithm, *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
-    head = ["algorithm", *[f"after {step}" for step in range(len(rows[0]) - 2)], "minutes each"]
+    width = max(len(row) for row in rows)  # what takes no steps has one mean
+    rows = [[*row[:-1], *[""] * (width - len(row)), row[-1]] for row in rows]
+    head = ["algorithm", *[f"after {step}" for step in range(width - 2)], "minutes each"]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
-from metarl.experiments.draw_figures import interquartile_mean, nested_interval, on_common_steps
+from metarl.experiments.draw_figures import draw_steps, interquartile_mean, nested_interval, on_common_steps
+from metarl.experiments.figures import steps_table
 
 
 def test_curves_meet_on_the_steps_that_all_of_them_cover():
@@ -23,6 +25,19 @@ def test_the_interquartile_mean_leaves_out_the_extreme_quarters():
     assert three.tolist() == [2.0]
     alone = interquartile_mean(np.array([[7.0]]))
     assert [each.tolist() for each in alone] == [[7.0]] * 3
+
+
+def test_what_takes_no_steps_is_a_line_across_and_one_cell_of_the_table(tmp_path):
+    several = {"returns": [[-4.0, -2.0], [-1.0, -1.0], [0.0, 0.0]], "minutes": 1.0}
+    ceiling = {"returns": [[1.0, None]], "minutes": 2.0}
+    content = {"title": "both", "algorithms": {"maml": [several, several], "single-task": [ceiling]}}
+    draw_steps(content, tmp_path / "both.png")
+    with Image.open(tmp_path / "both.png") as picture:
+        assert len(set(picture.convert("RGB").crop((100, 60, 900, 600)).getdata())) > 20
+    assert steps_table(content).splitlines()[2:] == [
+        "| maml | -3.0 | -1.0 | 0.0 | 1.0 to 1.0 |",
+        "| single-task | 1.0 |  |  | 2.0 to 2.0 |",
+    ]
 
 
 def test_the_interval_covers_seeds_and_tasks():

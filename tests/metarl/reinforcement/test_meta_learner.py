@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -108,19 +107,9 @@ def test_groups_of_tasks_change_a_run_only_by_rounding(estimator):
             torch.testing.assert_close(value, thetas[0][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
-def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit():
+def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit(on_processors):
     config = replace(TINY, iterations=1)
-    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    states = []
-    try:
-        for processors, inside in (({min(allowed)}, 1), (allowed, 1), (allowed, 2)):
-            os.sched_setaffinity(0, processors)
-            torch.set_num_threads(inside)
-            states.append(run(NAVIGATION, config)[0].state)
-    finally:
-        os.sched_setaffinity(0, allowed)
-        torch.set_num_threads(threads)
+    states = on_processors(lambda: run(NAVIGATION, config)[0].state)
     assert same(states[0], states[1])
     assert same(states[0], states[2])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -83,19 +82,9 @@ def test_the_seed_decides_the_run():
     assert not same(one.state, other.state)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
-def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit():
+def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit(on_processors):
     config = replace(TINY, iterations=1, meta_batch_size=400, outer=replace(TINY.outer, trial_chunk=100))
-    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    states = []
-    try:
-        for processors, inside in (({min(allowed)}, 1), (allowed, 1), (allowed, 2)):
-            os.sched_setaffinity(0, processors)
-            torch.set_num_threads(inside)
-            states.append(run(NAVIGATION, config)[0].state)
-    finally:
-        os.sched_setaffinity(0, allowed)
-        torch.set_num_threads(threads)
+    states = on_processors(lambda: run(NAVIGATION, config)[0].state)
     assert same(states[0], states[1])
     assert same(states[0], states[2])
 
