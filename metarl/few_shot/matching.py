@@ -24,26 +24,36 @@ class MatchingConfig:
     """Embed the support by a bidirectional LSTM over it, and queries by an LSTM that attends to it."""
     processing_steps: int = 5
     """Reads of the support before a query is answered (K); the paper names no number."""
+    scale: float = 10.0
+    """Factor of the cosines before the softmax. The paper has none; its cosines within [0, 1] cannot tell classes apart
+    with certainty, which makes learning slow (Gidaris and Komodakis 2018, arXiv:1804.09458, begin at 10)."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale <= 40:
+            raise ValueError(
+                f"scale must be positive and at most 40, above which attention underflows, got {self.scale}; "
+                "10 is usual, 1 is the paper's"
+            )
         if self.processing_steps < 1:
             raise ValueError(f"processing_steps must be at least 1, got {self.processing_steps}; 5 is usual")
 
 
-def attention(support: Tensor, queries: Tensor) -> Tensor:
-    """Softmax over the support of cosine similarities (arXiv:1606.04080, section 2.1.1).
+def attention(support: Tensor, queries: Tensor, scale: float = 1.0) -> Tensor:
+    """Softmax over the support of scaled cosine similarities (arXiv:1606.04080, section 2.1.1).
 
     Args:
         support: embeddings ``[M, N, F]``.
         queries: embeddings ``[M, Q, F]``.
+        scale: factor of the cosines; 1 in the paper.
 
     Returns:
         Weights ``[M, Q, N]``; the N of a query sum to 1.
     """
-    return torch.softmax(functional.normalize(queries, dim=-1) @ functional.normalize(support, dim=-1).mT, -1)
+    cosines = functional.normalize(queries, dim=-1) @ functional.normalize(support, dim=-1).mT
+    return torch.softmax(scale * cosines, -1)
 
 
-def matching_logits(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -> Tensor:
+def matching_logits(support: Tensor, targets: Tensor, queries: Tensor, ways: int, scale: float = 1.0) -> Tensor:
     """Log probabilities ``[M, Q, ways]``: of the attention that falls on each class (arXiv:1606.04080, eq. 1).
 
     Args:
@@ -51,8 +61,9 @@ def matching_logits(support: Tensor, targets: Tensor, queries: Tensor, ways: int
         targets: their classes ``[M, N]``.
         queries: embeddings ``[M, Q, F]``.
         ways: classes in a task.
+        scale: factor of the cosines; 1 in the paper.
     """
-    return torch.log(attention(support, queries) @ memberships(targets, ways, support))
+    return torch.log(attention(support, queries, scale) @ memberships(targets, ways, support))
 
 
 def embed_support(params: Params, features: Tensor) -> Tensor:
@@ -100,7 +111,7 @@ def matching(model: Model, config: MatchingConfig) -> ComparingMethod:
         if config.full_context:
             shown = embed_support(theta, shown)
             asked = embed_queries(theta, shown, asked, config.processing_steps)
-        return matching_logits(shown, support.targets, asked, ways)
+        return matching_logits(shown, support.targets, asked, ways, config.scale)
 
     def loss(theta: Params, support: Examples, query: Examples, ways: int) -> Tensor:
         return cross_entropies(logits(theta, support, query.inputs, ways), query.targets)

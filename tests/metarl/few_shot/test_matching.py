@@ -19,18 +19,28 @@ PLAIN, FULL = MatchingConfig(full_context=False), MatchingConfig(processing_step
 both = pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full_context"])
 
 
-def test_attention_is_the_softmax_of_cosines():
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_attention_is_the_softmax_of_scaled_cosines(scale):
     """The query (2, 0) stands at cosines 1, 0 and -1 to the support, however long that is."""
-    got = attention(tensor([[[5.0, 0.0], [0.0, 0.1], [-1.0, 0.0]]]), tensor([[[2.0, 0.0]]]))
-    weights = tensor([math.e, 1.0, 1.0 / math.e])
+    got = attention(tensor([[[5.0, 0.0], [0.0, 0.1], [-1.0, 0.0]]]), tensor([[[2.0, 0.0]]]), scale)
+    weights = tensor([math.exp(scale), 1.0, math.exp(-scale)])
     assert_close(got, (weights / weights.sum()).view(1, 1, 3))
 
 
-def test_a_class_is_as_likely_as_the_attention_on_its_examples(examples):
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_a_class_is_as_likely_as_the_attention_on_its_examples(examples, scale):
     support = examples(tensor([[[5.0, 0.0], [0.0, 0.1], [-1.0, 0.0]]]), tensor([[1, 0, 1]]))
-    got = matching(pixels(2), PLAIN).logits({}, support, tensor([[[2.0, 0.0]]]), 2)
-    total = math.e + 1.0 + 1.0 / math.e
-    assert_close(got.exp(), tensor([[[1.0 / total, (math.e + 1.0 / math.e) / total]]]))
+    config = MatchingConfig(full_context=False, scale=scale)
+    got = matching(pixels(2), config).logits({}, support, tensor([[[2.0, 0.0]]]), 2)
+    near, far = math.exp(scale), math.exp(-scale)
+    total = near + 1.0 + far
+    assert_close(got.exp(), tensor([[[1.0 / total, (near + far) / total]]]))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 41.0, math.nan])
+def test_a_scale_without_sense_is_refused(scale):
+    with pytest.raises(ValueError, match="scale must be positive and at most 40"):
+        MatchingConfig(scale=scale)
 
 
 def still_cells(size: int) -> Params:
