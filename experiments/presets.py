@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metarl.experiments.config import RunConfig
+from metarl.experiments.descent_presets import RATES, descent_presets
 from metarl.experiments.few_shot_presets import FEW_SHOT_PRESETS
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.preset import Preset
@@ -276,6 +277,8 @@ def presets_of(family_name: str) -> dict[str, Preset]:
     known = (PRESETS | FEW_SHOT_PRESETS).get(family_name, {"default": plain})
     if kind is FEW_SHOT:
         return known
+    if family_name in RATES:
+        known = known | descent_presets(known["default"], RATES[family_name])
     return known | RL2_PRESETS.get(family_name, {"rl2": Preset(summary="the defaults", family={}, train=Rl2Config)})
 
 

@@ -1,0 +1,48 @@
+"""Presets of the algorithms that follow a gradient; the others share the default of a family with its trust region."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from metarl.experiments.preset import Preset
+from metarl.outer.adam import OptimizerConfig
+
+
+class Rates(NamedTuple):
+    """Step sizes of Adam."""
+
+    one: float
+    """Where a meta-batch is used for one step."""
+    several: float
+    """Where it is used for several."""
+
+
+RATES: dict[str, Rates] = {
+    "navigation-2d": Rates(0.01, 0.002),
+    "half-cheetah-dir": Rates(0.005, 0.002),
+    "half-cheetah-vel": Rates(0.005, 0.002),
+}
+_ONE, _SEVERAL = ("maml-vpg", "dice-maml", "reptile", "imaml"), ("maml-ppo", "promp")
+
+
+def descent_presets(default: Preset, rates: Rates) -> Mapping[str, Preset]:
+    """The sizes and the budget of a family's default with an optimizer in place of the trust region.
+
+    A proximal step of imaml ends where the initialization pulls back as strongly as the loss pulls away.
+    """
+
+    def preset(algorithm: str, rate: float) -> Preset:
+        def train() -> Any:
+            train = default.train()
+            return dataclasses.replace(
+                train,
+                algorithm=algorithm,
+                optimizer=OptimizerConfig(learning_rate=rate),
+                inner=dataclasses.replace(train.inner, proximity=1.0 / train.inner.step_size),
+            )
+
+        return dataclasses.replace(default, summary=f"{algorithm}: as the default with Adam {rate:g}", train=train)
+
+    return {name: preset(name, rates.one) for name in _ONE} | {name: preset(name, rates.several) for name in _SEVERAL}

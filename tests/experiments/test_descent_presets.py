@@ -1,0 +1,33 @@
+"""Presets of algorithms that follow a gradient: the default's budget with an optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from metarl.experiments.descent_presets import RATES
+from metarl.experiments.presets import preset_config, presets_of
+from metarl.reinforcement.algorithms import ALGORITHMS, check_settings
+
+NAMES = [(family, name) for family in RATES for name in presets_of(family) if name in ALGORITHMS]
+
+
+@pytest.mark.parametrize("family", RATES)
+def test_every_algorithm_with_an_optimizer_has_a_preset(family):
+    """Those whose one use for the settings of all tasks is the optimizer; specialists are no meta-learners."""
+    wanted = {name for name, row in ALGORITHMS.items() if "optimizer" in row.uses and not row.specialists}
+    assert {name for each, name in NAMES if each == family} == wanted
+
+
+@pytest.mark.parametrize(("family", "name"), NAMES)
+def test_a_preset_keeps_the_budget_of_the_default_and_is_of_use_to_its_algorithm(family, name):
+    default, own = preset_config(family), preset_config(family, name)
+    changed = {"algorithm", "optimizer", "inner"}
+    kept = [field.name for field in dataclasses.fields(default.train) if field.name not in changed]
+    assert [getattr(own.train, each) for each in kept] == [getattr(default.train, each) for each in kept]
+    assert own.train.algorithm == name
+    assert own.family == default.family
+    assert own.train.inner.step_size == default.train.inner.step_size
+    assert own.train.inner.proximity * own.train.inner.step_size == pytest.approx(1.0)
+    check_settings(own.train, own.train)
