@@ -16,6 +16,8 @@ from scipy import stats
 RESAMPLES = 2000
 _POINTS = 200
 _MARKERS = "osv^DPX<>"
+_MANY = 6
+"""Lines that a legend among them has room for."""
 
 
 def draw_steps(content: Mapping[str, Any], path: Path) -> None:
@@ -48,7 +50,12 @@ def _axes(content: Mapping[str, Any]) -> tuple[Any, Any]:
 def _finish(axes: Any, path: Path, *, xlabel: str, ylabel: str) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    many = len(axes.get_legend_handles_labels()[1]) > _MANY
+    if many:
+        axes.figure.set_figwidth(8.4)
+        axes.figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    else:
+        axes.legend(frameon=False, fontsize=9)
     axes.figure.savefig(path)
 
 
@@ -77,13 +84,15 @@ def nested_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_curves(content: Mapping[str, Any], path: Path) -> None:
     """Held-out return after adaptation against environment steps: interquartile mean over seeds, and its interval."""
     axes, palette = _axes(content)
+    colors = palette.N
     for index, (algorithm, runs) in enumerate(content["algorithms"].items()):
         x, rows = on_common_steps([run["curve"] for run in runs])
         if not x.size:
             continue
         mean, low, high = interquartile_mean(rows)
-        axes.plot(x, mean, color=palette(index), linewidth=1.8, label=algorithm)
-        axes.fill_between(x, low, high, color=palette(index), alpha=0.15, linewidth=0)
+        color, dashed = palette(index % colors), "--" if index >= colors else "-"
+        axes.plot(x, mean, color=color, linestyle=dashed, linewidth=1.8, label=algorithm)
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _finish(axes, path, xlabel="environment steps", ylabel="held-out return after adaptation")
 

@@ -26,10 +26,12 @@ from metarl.experiments.render import RenderConfig, render_run
 from metarl.experiments.results import RESULTS, keep_results
 from metarl.experiments.runs import CONFIG, RunError, load_config, read_json, read_metrics, write_json
 from metarl.reinforcement.algorithms import ALGORITHMS
+from metarl.reinforcement.rl2 import Rl2Config
 from metarl.tasks import closest
 
 _MAML = ("maml-trpo", "pretrain", "random", "oracle")
 _EFFICIENCY = ("promp", "maml-trpo", "e-maml", "dice-maml", "rl2")
+_LEARN = tuple(name for name, row in ALGORITHMS.items() if row.outer is not None and not row.specialists)
 
 
 class Figure(NamedTuple):
@@ -72,6 +74,17 @@ FIGURES: dict[str, Figure] = {
         "half-cheetah, forward or backward", "half-cheetah-dir", _EFFICIENCY, 40, 40, False
     ),
     "efficiency-cheetah-vel": Figure("half-cheetah, goal velocity", "half-cheetah-vel", _EFFICIENCY, 40, 40, False),
+    "algorithms-navigation": Figure(
+        "2D navigation, every algorithm", "navigation-2d", (*_LEARN, Rl2Config.algorithm), 100, 40, False
+    ),
+    "algorithms-cheetah-vel": Figure(
+        "half-cheetah, goal velocity, every algorithm",
+        "half-cheetah-vel",
+        (*_LEARN, Rl2Config.algorithm),
+        40,
+        40,
+        False,
+    ),
 }
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from metarl.experiments.draw_figures import draw_steps, interquartile_mean, nested_interval, on_common_steps
+from metarl.experiments.draw_figures import (
+    draw_curves,
+    draw_steps,
+    interquartile_mean,
+    nested_interval,
+    on_common_steps,
+)
 from metarl.experiments.figures import steps_table
 
 
@@ -38,6 +44,17 @@ def test_what_takes_no_steps_is_a_line_across_and_one_cell_of_the_table(tmp_path
         "| maml | -3.0 | -1.0 | 0.0 | 1.0 to 1.0 |",
         "| single-task | 1.0 |  |  | 2.0 to 2.0 |",
     ]
+
+
+def test_many_curves_have_their_legend_beside_them(tmp_path):
+    run = {"curve": [[0.0, 0.0], [10.0, 5.0]]}
+    sizes = []
+    for count in (2, 14):
+        content = {"title": "all", "algorithms": {f"algorithm-{index}": [run] for index in range(count)}}
+        draw_curves(content, tmp_path / "all.png")
+        with Image.open(tmp_path / "all.png") as picture:
+            sizes.append(picture.size)
+    assert sizes == [(960, 690), (1260, 690)]
 
 
 def test_the_interval_covers_seeds_and_tasks():
