@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from metarl.experiments.preset import Preset
@@ -27,7 +26,7 @@ RATES: dict[str, Rates] = {
 _ONE, _SEVERAL = ("maml-vpg", "dice-maml", "reptile", "imaml"), ("maml-ppo", "promp")
 
 
-def descent_presets(default: Preset, rates: Rates) -> Mapping[str, Preset]:
+def descent_presets(default: Preset, rates: Rates) -> dict[str, Preset]:
     """The sizes and the budget of a family's default with an optimizer in place of the trust region.
 
     A proximal step of imaml ends where the initialization pulls back as strongly as the loss pulls away.

@@ -16,6 +16,7 @@ from scipy import stats
 
 from metarl.experiments.kinds import RECURRENT, REINFORCEMENT, kind_of_run
 from metarl.experiments.runs import Run, load_run, read_json, write_json
+from metarl.inner.policy_problem import InnerConfig
 from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner
 from metarl.reinforcement.collecting import Evaluation, evaluate
 from metarl.reinforcement.rl2 import Rl2Config, sample_trials, trial_scores
@@ -41,9 +42,9 @@ class EvaluateConfig:
     episodes: int = 40
     """Episodes per task and step: the gradient's data, and the return reported."""
     step_size: float | None = None
-    """Of the first step; the run's own if left out."""
+    """Of as many steps as training took; the run's own if left out."""
     later_step_size: float | None = None
-    """Of the later steps; half the first's if left out, as in Finn et al. 2017, app. A.2."""
+    """Of those past them; half of that if left out, as in Finn et al. 2017, app. A.2."""
     checkpoint: Literal["newest", "best"] = "newest"
     """Best means the highest return after adaptation on the training run's own held-out tasks."""
     seed: int = 0
@@ -63,11 +64,9 @@ class EvaluateConfig:
             if value is not None and not 0.0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
 
-    def step_sizes(self, inner_step_size: float) -> list[float]:
+    def step_sizes(self, inner: InnerConfig) -> list[float]:
         """The size of each step."""
-        first = inner_step_size if self.step_size is None else self.step_size
-        later = first / 2.0 if self.later_step_size is None else self.later_step_size
-        return [first, *[later] * (self.steps - 1)][: self.steps]
+        return inner.step_sizes(self.steps, self.step_size, self.later_step_size)
 
 
 def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
         if find_algorithm(config.algorithm).specialists:
             _check_specialists(config.meta_batch_size, options)
             return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds)
-        learner = make_learner(run.learner, config, options.step_sizes(config.inner.step_size))
+        learner = make_learner(run.learner, config, options.step_sizes(config.inner))
         return evaluate(family, learner, run.state.meta, evaluation_tasks(run, options), rollout, seeds)
 
 
@@ -165,7 +164,7 @@ def summarize(run: Run, options: EvaluateConfig, evaluation: Evaluation) -> dict
         "episodes": options.episodes,
         "horizon": config.rollout.horizon,
         "inner_step_size": config.inner.step_size if takes_steps else None,
-        "step_sizes": options.step_sizes(config.inner.step_size) if takes_steps else [],
+        "step_sizes": options.step_sizes(config.inner) if takes_steps else [],
         **_each_task(evaluation.returns),
         "mean_return": mean_return,
         "ci95": [_interval(row) for row in evaluation.returns],

@@ -184,17 +184,17 @@ def _made(figure: Figure, wanted: RunConfig, config: FigureConfig, console: Cons
         raise RunError(f"{directory} was stopped before its end; the same command goes on with it")
     options = EvaluateConfig(tasks=figure.tasks, episodes=figure.episodes)
     found = read_evaluation(directory)
-    if found is None or not is_evaluation(found, options, read_json(directory / RESULTS)["iterations"]):
+    if found is None or not is_evaluation(found, options, wanted, read_json(directory / RESULTS)["iterations"]):
         evaluate_run(directory, options, console)
     return directory
 
 
-def is_evaluation(found: Mapping[str, Any], options: EvaluateConfig, iteration: int) -> bool:
+def is_evaluation(found: Mapping[str, Any], options: EvaluateConfig, run: RunConfig, iteration: int) -> bool:
     """Whether an ``evaluation.json`` is of these options, with the run's own step sizes, and of this iteration."""
     asked = (options.tasks, options.episodes, options.seed, options.checkpoint, iteration)
     same = tuple(found[name] for name in ("tasks", "episodes", "seed", "checkpoint", "iteration")) == asked
     sizes = found["step_sizes"]
-    return same and (not sizes or sizes == options.step_sizes(found.get("inner_step_size", sizes[0])))
+    return same and (not sizes or sizes == options.step_sizes(run.train.inner))
 
 
 def _is_trained(directory: Path, config: RunConfig) -> bool:

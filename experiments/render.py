@@ -57,11 +57,6 @@ class RenderConfig:
         if self.step_size is not None and not 0.0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size}")
 
-    def step_sizes(self, inner_step_size: float, steps: int) -> list[float]:
-        """The size of each step."""
-        first = inner_step_size if self.step_size is None else self.step_size
-        return [first, *[first / 2.0] * (steps - 1)]
-
 
 def render_run(directory: Path, config: RenderConfig) -> Path:
     """Show what adaptation changes: the same tasks, initial states and action noise before and after it.
@@ -128,7 +123,7 @@ def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     train, steps = run.config.train, config.steps or 3
     family = family_for(train.algorithm, run.config.family)
     goals = held_out_tasks(family, config.tasks or 6, config.seed)
-    learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
+    learner = make_learner(run.learner, train, train.inner.step_sizes(steps, config.step_size))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     _, batches, _ = collect(family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
     scaler = make_scaler(run.state.meta.normalizer)
@@ -159,7 +154,7 @@ def _scenes(run: Run, config: RenderConfig, steps: int) -> list[Scene]:
     train = run.config.train
     family = family_for(train.algorithm, run.config.family)
     tasks = held_out_tasks(family, config.tasks or 2, config.seed)
-    learner = make_learner(run.learner, train, config.step_sizes(train.inner.step_size, steps))
+    learner = make_learner(run.learner, train, train.inner.step_sizes(steps, config.step_size))
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     adapted = evaluate(family, learner, run.state.meta, tasks, train.rollout, seeds).adapted
     shown, episodes = seeds._replace(path=(SHOWN,)), config.episodes or 1

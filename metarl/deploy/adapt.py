@@ -55,10 +55,8 @@ class AdaptConfig:
 
     def step_sizes(self, train: MetaTrainConfig) -> list[float]:
         """Of each step; an algorithm that learns step sizes scales them to these."""
-        own = train.inner.steps
-        steps = own if self.steps is None else self.steps
-        size = train.inner.step_size if self.step_size is None else self.step_size
-        return [size if step < max(own, 1) else size / 2.0 for step in range(steps)]
+        steps = train.inner.steps if self.steps is None else self.steps
+        return train.inner.step_sizes(steps, self.step_size)
 
     def rollout(self, train: MetaTrainConfig) -> RolloutConfig:
         """What is collected at each step."""

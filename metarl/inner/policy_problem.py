@@ -52,6 +52,18 @@ class InnerConfig:
         if self.estimator not in get_args(Estimator):
             raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}, got {self.estimator!r}")
 
+    def step_sizes(self, steps: int, first: float | None = None, later: float | None = None) -> list[float]:
+        """The size of each of some steps where policies are judged.
+
+        Args:
+            steps: how many.
+            first: of as many steps as training takes, at least one; as in training if left out.
+            later: of those past them; half of that if left out, as in Finn et al. 2017, app. A.2.
+        """
+        first = self.step_size if first is None else first
+        later = first / 2.0 if later is None else later
+        return [first if step < max(self.steps, 1) else later for step in range(steps)]
+
 
 class PolicyLoss(NamedTuple):
     """The inner losses of some policies around their parameters, to second order; without history."""

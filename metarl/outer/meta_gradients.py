@@ -12,7 +12,7 @@ from metarl.inner.adapt import Adaptation, LocalLoss, inner_step, unadapted
 from metarl.inner.supervised_problem import SupervisedLearner
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.processor import map_groups
-from metarl.trees import add_scaled, expand, gradients, leaves, map_examples, mean_of_sums, split_examples
+from metarl.trees import add_scaled, expand, gradients, leaves, map_examples, mean_of_sums, split_examples, task_dot
 from metarl.types import Examples, Meta, Params, TaskData
 
 
@@ -129,9 +129,17 @@ def implicit(
 
 
 def solve_proximal(local: LocalLoss, slope: Params, *, proximity: float, cg_iterations: int) -> Params:
-    """The inverse of 1 + H / proximity times ``slope`` for each task ``[M, ...]``, H the Hessian of the local loss."""
+    """The inverse of 1 + H / proximity times ``slope`` for each task ``[M, ...]``, H the Hessian of the local loss.
+
+    A task whose loss curves down more than proximity holds it has no inverse to follow; it keeps ``slope`` itself.
+    """
 
     def product(vector: Params) -> Params:
         return add_scaled(vector, local.curve(vector), 1.0 / proximity)
 
-    return conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)
+    solved = conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)
+    stuck = task_dot(solved, solved) == 0.0
+    return {
+        name: torch.where(stuck.view(-1, *[1] * (value.dim() - 1)), slope[name], value)
+        for name, value in solved.items()
+    }

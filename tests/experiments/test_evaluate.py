@@ -13,6 +13,7 @@ import metarl.envs  # noqa: F401
 from metarl.experiments.cli import main
 from metarl.experiments.evaluate import EvaluateConfig, _interval
 from metarl.experiments.presets import preset_config
+from metarl.inner.policy_problem import InnerConfig
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FAMILIES, register
 
@@ -49,10 +50,13 @@ def test_held_out_tasks_are_none_of_the_training_tasks():
     assert not np.isin(held_out, trained).any()
 
 
-def test_the_first_step_has_the_inner_step_size_and_later_ones_half_of_it_unless_told():
-    assert EvaluateConfig(steps=3).step_sizes(0.1) == [0.1, 0.05, 0.05]
-    assert EvaluateConfig(steps=2, step_size=0.4, later_step_size=0.3).step_sizes(0.1) == [0.4, 0.3]
-    assert EvaluateConfig(steps=0).step_sizes(0.1) == []
+def test_steps_past_those_of_training_are_half_as_large_unless_told():
+    one, two = InnerConfig(step_size=0.1), InnerConfig(step_size=0.1, steps=2)
+    assert EvaluateConfig(steps=3).step_sizes(one) == [0.1, 0.05, 0.05]
+    assert EvaluateConfig(steps=3).step_sizes(two) == [0.1, 0.1, 0.05]
+    assert EvaluateConfig(steps=3, step_size=0.4, later_step_size=0.3).step_sizes(two) == [0.4, 0.4, 0.3]
+    assert EvaluateConfig(steps=2).step_sizes(InnerConfig(step_size=0.1, steps=0)) == [0.1, 0.05]
+    assert EvaluateConfig(steps=0).step_sizes(one) == []
 
 
 def test_the_interval_is_students_t_over_tasks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,15 @@ from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.inner.synaptic import SynapticProblem, synaptic
 from metarl.losses import cross_entropy, squared_error
 from metarl.models import Model, conv_model, mlp_model
-from metarl.outer.meta_gradients import Estimate, MetaGradient, implicit, meta_gradient, reptile, through
+from metarl.outer.meta_gradients import (
+    Estimate,
+    MetaGradient,
+    implicit,
+    meta_gradient,
+    reptile,
+    solve_proximal,
+    through,
+)
 from metarl.trees import expand, gradients, leaves, map_examples
 from metarl.types import Examples, Meta, Params, TaskData
 
@@ -450,3 +459,16 @@ def test_a_meta_gradient_has_no_history_and_is_the_same_where_gradients_are_off(
     assert_close(again.meta, found.meta, rtol=0.0, atol=0.0)
     tensors = [*found.meta.theta.values(), *found.meta.eta.values(), found.losses]
     assert not any(value.requires_grad for value in tensors)
+
+
+def test_a_task_that_curves_down_more_than_proximity_holds_keeps_its_slope():
+    """Hessians -3 and 1 times the identity with proximity 1: nothing to invert for the first, 1 / 2 for the second."""
+    curvature = torch.tensor([-3.0, 1.0])
+
+    def curve(vector: Params) -> Params:
+        return {name: curvature.view(2, *[1] * (value.dim() - 1)) * value for name, value in vector.items()}
+
+    slope = {"a": torch.randn(2, 3, 2), "b": torch.randn(2, 4)}
+    solved = solve_proximal(Mock(curve=curve), slope, proximity=1.0, cg_iterations=3)
+    for name, value in slope.items():
+        assert_close(solved[name], value * torch.tensor([1.0, 0.5]).view(2, *[1] * (value.dim() - 1)))
