@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 
 from metarl.experiments import train as training
 from metarl.experiments.config import RunConfig
 from metarl.experiments.draw_figures import draw_curves, draw_steps
 from metarl.experiments.evaluate import EvaluateConfig, evaluate_run, read_evaluation
+from metarl.experiments.figure_tables import section
 from metarl.experiments.kinds import kind_of_run
 from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config, preset_for
@@ -141,7 +141,7 @@ def make_figure(name: str, config: FigureConfig, console: Console) -> Path:
         render_run(directories[adapting[0]][0], RenderConfig(output=config.into / f"{name}-trajectories.png"))
     for directory in (each for group in directories.values() for each in group):
         keep_results(directory, config.into)
-    console.print(steps_table(content), soft_wrap=True, markup=False)
+    console.print(section(content), soft_wrap=True, markup=False)
     console.print(f"written to {path} and {path.with_suffix('.json')}", soft_wrap=True)
     return path
 
@@ -253,17 +253,3 @@ def _after_adaptation(line: Mapping[str, float]) -> float:
     """The held-out return after the last step."""
     names: Iterable[str] = (name for name in line if name.startswith("held_out/return_after_"))
     return line[max(names, key=lambda name: int(name.rsplit("_", 1)[1]))]
-
-
-def steps_table(content: Mapping[str, Any]) -> str:
-    """Mean return over tasks and seeds after each gradient step, as Markdown."""
-    rows = []
-    for algorithm, runs in content["algorithms"].items():
-        means = np.nanmean([np.nanmean(np.array(run["returns"], dtype=np.float64), 1) for run in runs], 0)
-        minutes = [run["minutes"] for run in runs]
-        cells = [f"{mean:.1f}" for mean in means]
-        rows.append([algorithm, *cells, f"{min(minutes):.1f} to {max(minutes):.1f}"])
-    width = max(len(row) for row in rows)  # what takes no steps has one mean
-    rows = [[*row[:-1], *[""] * (width - len(row)), row[-1]] for row in rows]
-    head = ["algorithm", *[f"after {step}" for step in range(width - 2)], "minutes each"]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])

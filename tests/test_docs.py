@@ -12,6 +12,7 @@ import pytest
 
 from metarl.experiments import study_chain, study_estimators, study_first_order
 from metarl.experiments.cli import COMMANDS, main
+from metarl.experiments.figure_tables import page
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.presets import presets_of
 from metarl.experiments.results import markdown, rows
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OF_ALGORITHMS = sorted((DOCS / "algorithms").glob("*.md"))
+FIGURES = ROOT / "experiments/results/figures"
 ESTIMATORS = ROOT / "experiments/results/estimators/estimators.json"
 
 
@@ -119,6 +121,11 @@ def test_every_page_of_an_algorithm_trains_it_and_leaves_the_results_to_theirs(p
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=name_of)
 def test_every_page_stands_in_the_index(page):
     assert f"]({name_of(page)})" in (DOCS / "README.md").read_text()
+
+
+@pytest.mark.skipif(not FIGURES.is_dir(), reason="no figure was made")
+def test_the_page_of_results_has_every_figure():
+    assert between((DOCS / "results.md").read_text(), "figures", "end of figures") == page(FIGURES)
 
 
 @pytest.mark.skipif(not ESTIMATORS.is_file(), reason="the study of estimators was not run")

@@ -12,7 +12,7 @@ from metarl.experiments.draw_figures import (
     nested_interval,
     on_common_steps,
 )
-from metarl.experiments.figures import steps_table
+from metarl.experiments.figure_tables import steps_table
 
 
 def test_curves_meet_on_the_steps_that_all_of_them_cover():
@@ -34,15 +34,15 @@ def test_the_interquartile_mean_leaves_out_the_extreme_quarters():
 
 
 def test_what_takes_no_steps_is_a_line_across_and_one_cell_of_the_table(tmp_path):
-    several = {"returns": [[-4.0, -2.0], [-1.0, -1.0], [0.0, 0.0]], "minutes": 1.0}
-    ceiling = {"returns": [[1.0, None]], "minutes": 2.0}
-    content = {"title": "both", "algorithms": {"maml": [several, several], "single-task": [ceiling]}}
+    several = {"returns": [[-4.0, -2.0], [-1.0, -1.0], [0.0, 0.0]], "minutes": 1.0, "env_steps": 4_200_000}
+    ceiling = {"returns": [[1.0, None]], "minutes": 2.0, "env_steps": 0}
+    content = {"title": "both", "algorithms": {"maml": [several, several | {"minutes": 1.5}], "single-task": [ceiling]}}
     draw_steps(content, tmp_path / "both.png")
     with Image.open(tmp_path / "both.png") as picture:
         assert len(picture.convert("RGB").crop((100, 60, 900, 600)).getcolors(10**6)) > 20
     assert steps_table(content).splitlines()[2:] == [
-        "| maml | -3.0 | -1.0 | 0.0 | 1.0 to 1.0 |",
-        "| single-task | 1.0 |  |  | 2.0 to 2.0 |",
+        "| maml | -3.0 | -1.0 | 0.0 | 4.2 | 1.0 to 1.5 |",
+        "| single-task | 1.0 |  |  | 0.0 | 2.0 |",
     ]
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from metarl.algorithms import UnknownAlgorithm
 from metarl.experiments.cli import main
-from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, make_figure, run_config, steps_table
+from metarl.experiments.figure_tables import page, section, steps_table
+from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, make_figure, run_config
 from metarl.experiments.presets import presets_of
 from metarl.experiments.runs import RunError
 from metarl.reinforcement.algorithms import ALGORITHMS
@@ -62,9 +63,11 @@ def test_a_figure_is_drawn_with_its_numbers_and_the_runs_small_files_beside_it(m
     for algorithm in ("promp", "random"):
         assert (made.parent / f"navigation-2d-{algorithm}-2" / "evaluation.json").is_file()
     lines = steps_table(content).splitlines()
-    assert lines[0] == "| algorithm | after 0 | after 1 | after 2 | after 3 | minutes each |"
+    assert lines[0] == "| algorithm | after 0 | after 1 | after 2 | after 3 | million env steps | minutes each |"
     before = np.mean([run["returns"][0] for run in content["algorithms"]["promp"]])
     assert lines[2].startswith(f"| promp | {before:.1f} |")
+    assert page(made.parent) == section(content)
+    assert f"`{content['command']}`" in section(content)
 
 
 def test_what_is_there_is_not_made_again(made: Path, small: FigureConfig):
