@@ -267,6 +267,7 @@ _OPTIMIZER = _PLAIN_OPTIMIZER | _INNER
 _REGION = _PLAIN_REGION | _INNER | {"inner.first_order"}
 _THROUGH = _OPTIMIZER | {"inner.learn_returns", "inner.first_order"}
 _CLIP = frozenset({"clipping.epochs", "clipping.clip"})
+_ANCHOR = _CLIP | {"clipping.kl_penalty", "clipping.kl_target"}
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml-trpo": Algorithm(
@@ -283,7 +284,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "promp": Algorithm(
         "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
         _ANCHORED,
-        _THROUGH | _CLIP | {"clipping.kl_penalty", "clipping.kl_target"},
+        _THROUGH | _ANCHOR,
     ),
     "e-maml": Algorithm(
         "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
