@@ -306,6 +306,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         rule=_meta_sgd,
         init_eta=_step_sizes,
     ),
+    "promp-meta-sgd": Algorithm(
+        "promp with the learned step sizes of meta-sgd",
+        _ANCHORED,
+        _THROUGH | _ANCHOR,
+        rule=_meta_sgd,
+        init_eta=_step_sizes,
+    ),
     "anil": Algorithm(
         "only the head adapts (Raghu et al. 2020, arXiv:1909.09157), trust region",
         _TRUST_REGION,
