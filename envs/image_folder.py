@@ -20,8 +20,12 @@ from metarl.envs.picture_family import PictureFamily
 from metarl.envs.picture_tasks import IntArray, Table, make_table
 from metarl.tasks import register
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Splits by the names of their folders."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Splits by the names of their folders, in lower case; a name that is missing here would be taken for a class's."""
 
 TABLES = ("train.csv", "val.csv", "test.csv")
 """Of mini-ImageNet's layout."""
@@ -90,7 +94,7 @@ def table_entries(source: Source, base: str, name: str) -> list[Entry]:
 
 
 def class_folders(source: Source) -> list[Entry]:
-    """A class for each folder that holds pictures, at any depth, under ``train/ val/ test/`` if all are.
+    """A class for each folder that holds pictures, at any depth, under folders of splits if all are.
 
     Raises:
         InvalidPictures: if there is none, some are under split folders and some not, or a class is in two splits.
@@ -100,7 +104,7 @@ def class_folders(source: Source) -> list[Entry]:
     skipped = shared_depth(set(folders.values()))
     found, loose = [], []
     for name, parts in folders.items():
-        split = SPLITS.get(parts[skipped]) if len(parts) > skipped + 1 else None
+        split = SPLITS.get(parts[skipped].lower()) if len(parts) > skipped + 1 else None
         if split is None:
             loose.append(name)
         label = "/".join(parts[skipped + (split is not None) :])
@@ -183,7 +187,7 @@ class ImageFolder(PictureFamily):
 
     | layout | files |
     |---|---|
-    | class folders | ``CLASS/NAME.jpg``, all classes under ``train/ val/ test/`` or none |
+    | class folders | ``CLASS/NAME.jpg``, all classes under ``train/ val/ test/`` (``Train``, ``dev``, ... too) or none |
     | tables | ``images/NAME.jpg``, and ``train.csv val.csv test.csv`` with the columns ``filename,label`` |
 
     Splits: of classes, as the layout says; if it does not, 64, 16 and 20 percent at random for training, validation and

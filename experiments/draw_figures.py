@@ -25,7 +25,7 @@ def draw_steps(content: Mapping[str, Any], path: Path) -> None:
     axes, palette = _axes(content)
     for index, (algorithm, runs) in enumerate(content["algorithms"].items()):
         returns = np.array([run["returns"] for run in runs], dtype=np.float64)  # [seeds, K + 1, tasks]
-        low, high = nested_interval(returns)
+        low, high = crossed_interval(returns)
         mean, steps = np.nanmean(np.nanmean(returns, 2), 0), np.arange(returns.shape[1])
         if len(steps) == 1:  # it takes none
             axes.axhline(mean[0], color=palette(index), linestyle="--", linewidth=1.5, label=algorithm)
@@ -59,8 +59,9 @@ def _finish(axes: Any, path: Path, *, xlabel: str, ylabel: str) -> None:
     axes.figure.savefig(path)
 
 
-def nested_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap interval of the mean over seeds and tasks: seeds are drawn again, then tasks within each.
+def crossed_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap interval of the mean over seeds and tasks: seeds are drawn again, and so are the tasks, which are
+    the same for all seeds.
 
     Args:
         returns: ``[seeds, K + 1, tasks]``, nan where every episode diverged.
@@ -73,7 +74,7 @@ def nested_interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     means = np.empty((RESAMPLES, returns.shape[1]))
     for row in means:
         drawn = returns[rng.integers(seeds, size=seeds)]
-        values = np.take_along_axis(drawn, rng.integers(tasks, size=(seeds, 1, tasks)), 2)
+        values = drawn[:, :, rng.integers(tasks, size=tasks)]
         known = np.isfinite(values)
         total = np.where(known, values, 0.0).sum((0, 2))
         row[:] = np.where(known.any((0, 2)), total / np.maximum(known.sum((0, 2)), 1), np.nan)

@@ -202,7 +202,7 @@ def _is_trained(directory: Path, config: RunConfig) -> bool:
     if not (directory / RESULTS).is_file():
         return False
     results = read_json(directory / RESULTS)
-    out_of_time = config.minutes is not None and results["training_minutes"] >= 0.95 * config.minutes
+    out_of_time = config.minutes is not None and not results.get("stopped", False)
     return bool(results["iterations"] >= config.train.iterations or out_of_time)
 
 

@@ -74,7 +74,7 @@ def resume(directory: Path, console: Console) -> TrainState:
 
 def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, console: Console) -> TrainState:
     """Run the loop until the iterations or the minutes are used up, or a signal asks to stop."""
-    deadline = time.monotonic() + 60.0 * config.minutes if config.minutes else math.inf
+    deadline = time.monotonic() + 60.0 * _minutes_left(config, state, directory)
     best = _best_so_far(config, directory, state)
     with (
         kind_of_run(config).open(config, learner) as meta_learner,
@@ -108,7 +108,7 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
                 break
         lines = read_metrics(directory)
         if lines or not config.train.iterations:
-            finish(config, state, lines, directory, log)
+            finish(config, state, lines, directory, log, stopped=bool(asked))
     if state.failures:
         console.print(f"{state.failures} updates were refused and left the parameters as they were", soft_wrap=True)
     if asked:
@@ -116,8 +116,24 @@ def train(config: RunConfig, learner: Any, state: TrainState, directory: Path, c
     return state
 
 
-def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], directory: Path, log: RunLog) -> None:
-    """Write ``results.json`` and the hyper-parameters beside their final figures."""
+def _minutes_left(config: RunConfig, state: TrainState, directory: Path) -> float:
+    """Of the run's time limit, after what was trained until ``state``."""
+    if config.minutes is None:
+        return math.inf
+    before = [line for line in read_metrics(directory) if line["iteration"] <= state.iteration]
+    return config.minutes - _training_minutes(before)
+
+
+def finish(
+    config: RunConfig,
+    state: TrainState,
+    lines: Sequence[Metrics],
+    directory: Path,
+    log: RunLog,
+    *,
+    stopped: bool = False,
+) -> None:
+    """Write ``results.json``, with whether a signal stopped the run, and the hyper-parameters beside their figures."""
     last = {name: value for line in lines[-1:] for name, value in line.items() if "_after_" in name}
     final = {name: value for name, value in last.items() if math.isfinite(value)}
     if final:
@@ -126,6 +142,7 @@ def finish(config: RunConfig, state: TrainState, lines: Sequence[Metrics], direc
         "iterations": state.iteration,
         "env_steps": state.env_steps,
         "training_minutes": _training_minutes(lines),
+        "stopped": stopped,
         "failed_updates": state.failures,
         "diverged_episodes": int(sum(each.get("train/diverged_episodes", 0.0) for each in lines)),
     }

@@ -95,15 +95,25 @@ def test_classes_without_a_split_are_split_by_the_seed_into_64_16_and_20_percent
 
 
 @pytest.mark.parametrize("prefix", ["", "wrapped/"])
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("train", "validation", "test")])
-def test_split_folders_are_the_splits(tmp_path, write_tree, classes, prefix, names):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("train", "validation", "test"),
+        ("Train", "Val", "Test"),
+        ("training", "dev", "testing"),
+        ("TRAIN", "valid", "Evaluation"),
+    ],
+)
+def test_split_folders_are_the_splits_of_a_folder_and_of_a_zip(tmp_path, write_tree, make_zip, classes, prefix, names):
     files = {}
     for split, name in enumerate(names):
         files |= classes([f"{name}{n}" for n in range(4)], f"{prefix}{name}/", 4 * split)
-    each = family(write_tree(tmp_path / "set", files))
-    assert drawn(each, each.sample) == {0, 1, 2, 3}
-    assert drawn(each, each.sample_validation) == {4, 5, 6, 7}
-    assert drawn(each, each.sample_test) == {8, 9, 10, 11}
+    for path in (write_tree(tmp_path / "set", files), make_zip(files)):
+        each = family(path)
+        assert drawn(each, each.sample) == {0, 1, 2, 3}
+        assert drawn(each, each.sample_validation) == {4, 5, 6, 7}
+        assert drawn(each, each.sample_test) == {8, 9, 10, 11}
 
 
 def test_tables_are_the_splits_of_a_folder_and_of_a_zip(tmp_path, write_tree, make_zip, tabled):
@@ -153,10 +163,15 @@ def test_a_folder_without_a_name_is_asked_for():
         assert ImageFolder().training_classes
 
 
-def test_a_class_in_two_splits_is_refused(tmp_path, write_tree, classes, tabled):
-    files = classes(["cat", "dog"], "train/") | classes(["dog", "eel"], "test/")
-    with pytest.raises(InvalidPictures, match=r"must be in one split, .* 1 are in more: 'dog'"):
-        assert family(write_tree(tmp_path / "folders", files)).training_classes
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Test"), ("training", "eval")])
+def test_a_class_in_two_split_folders_is_refused(tmp_path, write_tree, make_zip, classes, names):
+    files = classes(["cat", "dog"], f"{names[0]}/") | classes(["dog", "eel"], f"{names[1]}/")
+    for path in (write_tree(tmp_path / "set", files), make_zip(files)):
+        with pytest.raises(InvalidPictures, match=r"must be in one split, .* 1 are in more: 'dog'"):
+            assert family(path).training_classes
+
+
+def test_a_class_in_two_tables_is_refused(tmp_path, write_tree, tabled):
     tabled["test.csv"] += b"\np000.jpg,train1"
     tabled["train.csv"] = tabled["train.csv"].replace(b"p000.jpg,train0\n", b"")
     with pytest.raises(InvalidPictures, match="1 are in more: 'train1'"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from metarl.experiments.draw_figures import (
+    crossed_interval,
     draw_curves,
     draw_steps,
     interquartile_mean,
-    nested_interval,
     on_common_steps,
 )
 from metarl.experiments.figure_tables import steps_table
@@ -60,11 +61,13 @@ def test_many_curves_have_their_legend_beside_them(tmp_path):
 def test_the_interval_covers_seeds_and_tasks():
     """Without spread it is a point; seeds that differ widen it even where tasks do not."""
     same = np.full((3, 2, 5), 4.0)
-    np.testing.assert_array_equal(nested_interval(same), np.full((2, 2), 4.0))
+    np.testing.assert_array_equal(crossed_interval(same), np.full((2, 2), 4.0))
     seeds = same + np.array([-1.0, 0.0, 1.0])[:, None, None]
-    low, high = nested_interval(seeds)
+    low, high = crossed_interval(seeds)
     assert (low < 3.5).all()
     assert (high > 4.5).all()
     one = np.random.default_rng(1).standard_normal((1, 1, 400))
-    low, high = nested_interval(one)
+    narrow, wide = crossed_interval(np.repeat(one, 3, 0))  # the same tasks in each seed say no more than one seed
+    assert (wide - narrow)[0] == pytest.approx(np.subtract(*crossed_interval(one)[::-1])[0], rel=0.1)
+    low, high = crossed_interval(one)
     assert 0.15 < float(high[0] - low[0]) < 0.25  # 2 * 1.96 / sqrt(400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 from metarl.algorithms import UnknownAlgorithm
 from metarl.experiments.cli import main
 from metarl.experiments.figure_tables import page, section, steps_table
-from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, make_figure, run_config
+from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, _is_trained, make_figure, run_config
 from metarl.experiments.presets import presets_of
 from metarl.experiments.runs import RunError
 from metarl.reinforcement.algorithms import ALGORITHMS
@@ -95,6 +96,16 @@ def test_a_run_that_was_interrupted_goes_on_and_is_judged_again(made: Path, smal
     make_figure("maml-navigation", small, Console(quiet=True))
     assert json.loads((folder / "results.json").read_text())["iterations"] == 2
     assert json.loads((folder / "evaluation.json").read_text())["returns"] == whole["returns"]
+
+
+def test_a_run_out_of_its_minutes_is_trained_and_one_that_was_stopped_is_not(tmp_path: Path):
+    config = replace(run_config(FIGURES["maml-ant-dir"], "maml-trpo", 1, None), minutes=30.0)
+    for stopped in (False, True):
+        (tmp_path / "results.json").write_text(
+            json.dumps({"iterations": 7, "training_minutes": 26.9, "stopped": stopped})
+        )
+        assert _is_trained(tmp_path, config) is not stopped
+        assert not _is_trained(tmp_path, replace(config, minutes=None))
 
 
 def test_an_evaluation_with_other_options_is_not_the_figures(made: Path, small: FigureConfig):

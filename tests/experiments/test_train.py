@@ -173,3 +173,16 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path: Path, tiny_run: Pat
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "mixed")]) == 1
     assert "was trained on 'half-cheetah-vel', but the run is of 'navigation-2d'" in capsys.readouterr().err
+
+
+def test_time_spent_before_an_interruption_counts_towards_the_limit(tmp_path: Path):
+    """The limit is over after the first iteration, so what resumes takes one more to see it."""
+    folder = tmp_path / "timed"
+    assert main(["train", "navigation-2d", "--runs", str(tmp_path), "--name", "timed", *TINY, "--minutes", "1e-6"]) == 0
+    assert [line["iteration"] for line in read_metrics(folder)] == [1.0]
+    assert json.loads((folder / "results.json").read_text())["stopped"] is False
+    config = json.loads((folder / "config.json").read_text())
+    spent = json.loads((folder / "results.json").read_text())["training_minutes"]
+    (folder / "config.json").write_text(json.dumps(config | {"minutes": 0.999 * spent}))
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert [line["iteration"] for line in read_metrics(folder)] == [1.0, 2.0]
