@@ -187,7 +187,7 @@ class ImageFolder(PictureFamily):
 
     | layout | files |
     |---|---|
-    | class folders | ``CLASS/NAME.jpg``, all classes under ``train/ val/ test/`` (``Train``, ``dev``, ... too) or none |
+    | class folders | ``CLASS/NAME.jpg``, all classes under ``train/ val/ test/`` or none; ``Train``, ``dev``, ... too |
     | tables | ``images/NAME.jpg``, and ``train.csv val.csv test.csv`` with the columns ``filename,label`` |
 
     Splits: of classes, as the layout says; if it does not, 64, 16 and 20 percent at random for training, validation and
@@ -208,7 +208,7 @@ class ImageFolder(PictureFamily):
         """See ``PictureFamily.table``."""
         if self.data is None:
             raise MissingData("the option data of image-folder must name a folder or a zip of pictures; got none")
-        layout = Layout("image-folder", any_layout)
+        layout = Layout("image-folder 2", any_layout)  # caches of the first hold splits that knew lower case alone
         return folder_table(find_set(self.data), layout, self.size, self.split_seed, cache_root())
 
 
