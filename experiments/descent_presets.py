@@ -23,7 +23,7 @@ RATES: dict[str, Rates] = {
     "half-cheetah-dir": Rates(0.005, 0.002),
     "half-cheetah-vel": Rates(0.005, 0.002),
 }
-_ONE, _SEVERAL = ("maml-vpg", "dice-maml", "reptile", "imaml"), ("maml-ppo", "promp", "promp-meta-sgd")
+_ONE, _SEVERAL = ("maml-vpg", "dice-maml", "reptile", "imaml"), ("maml-ppo", "promp", "promp-meta-sgd", "single-task")
 
 
 def descent_presets(default: Preset, rates: Rates) -> dict[str, Preset]:

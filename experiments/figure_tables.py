@@ -24,7 +24,13 @@ def section(content: Mapping[str, Any]) -> str:
         f"step; {content['date']}, {machine['processors']} cores of {machine['processor']}"
     )
     picture = f"![{title}](../experiments/results/figures/{name}.png)"
-    return "\n\n".join([f"### {title}", picture, f"{made}.", steps_table(content)])
+    shown = (
+        "Bars: 95 % bootstrap interval of the mean over seeds and tasks"
+        if content["over_steps"]
+        else "Lines: interquartile mean of the seeds, of three the mean, on the run's own held-out tasks; "
+        "bands: its 95 % bootstrap interval"
+    )
+    return "\n\n".join([f"### {title}", picture, f"{made}. {shown}.", steps_table(content)])
 
 
 def steps_table(content: Mapping[str, Any]) -> str:

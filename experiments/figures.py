@@ -193,8 +193,11 @@ def is_evaluation(found: Mapping[str, Any], options: EvaluateConfig, run: RunCon
     """Whether an ``evaluation.json`` is of these options, with the run's own step sizes, and of this iteration."""
     asked = (options.tasks, options.episodes, options.seed, options.checkpoint, iteration)
     same = tuple(found[name] for name in ("tasks", "episodes", "seed", "checkpoint", "iteration")) == asked
-    sizes = found["step_sizes"]
-    return same and (not sizes or sizes == options.step_sizes(run.train.inner))
+    row = ALGORITHMS.get(run.train.algorithm)
+    if row is None or row.specialists:  # how many rows they have is not a choice
+        return same
+    sizes = options.step_sizes(run.train.inner)
+    return same and len(found["returns"]) == len(sizes) + 1 and found["step_sizes"] == (sizes if row.adapts else [])
 
 
 def _is_trained(directory: Path, config: RunConfig) -> bool:
@@ -224,6 +227,7 @@ def _content(
         "seeds": list(config.seeds),
         "tasks": figure.tasks,
         "episodes": figure.episodes,
+        "over_steps": figure.over_steps,
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "algorithms": lines,

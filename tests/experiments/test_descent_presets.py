@@ -15,8 +15,7 @@ NAMES = [(family, name) for family in RATES for name in presets_of(family) if na
 
 @pytest.mark.parametrize("family", RATES)
 def test_every_algorithm_with_an_optimizer_has_a_preset(family):
-    """Those whose one use for the settings of all tasks is the optimizer; specialists are no meta-learners."""
-    wanted = {name for name, row in ALGORITHMS.items() if "optimizer" in row.uses and not row.specialists}
+    wanted = {name for name, row in ALGORITHMS.items() if "optimizer" in row.uses}
     assert {name for each, name in NAMES if each == family} == wanted
 
 

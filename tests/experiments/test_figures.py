@@ -14,8 +14,17 @@ from rich.console import Console
 
 from metarl.algorithms import UnknownAlgorithm
 from metarl.experiments.cli import main
+from metarl.experiments.evaluate import EvaluateConfig
 from metarl.experiments.figure_tables import page, section, steps_table
-from metarl.experiments.figures import FIGURES, FigureConfig, UnknownFigure, _is_trained, make_figure, run_config
+from metarl.experiments.figures import (
+    FIGURES,
+    FigureConfig,
+    UnknownFigure,
+    _is_trained,
+    is_evaluation,
+    make_figure,
+    run_config,
+)
 from metarl.experiments.presets import presets_of
 from metarl.experiments.runs import RunError
 from metarl.reinforcement.algorithms import ALGORITHMS
@@ -114,6 +123,16 @@ def test_an_evaluation_with_other_options_is_not_the_figures(made: Path, small: 
     assert main(["evaluate", str(folder), "--tasks", "6", "--episodes", "4", "--steps", "1", "--seed", "7"]) == 0
     make_figure("maml-navigation", small, Console(quiet=True))
     assert json.loads((folder / "evaluation.json").read_text())["returns"] == whole["returns"]
+
+
+def test_an_evaluation_with_fewer_rows_is_not_the_figures_even_where_steps_change_nothing():
+    run, options = run_config(FIGURES["maml-navigation"], "oracle", 1, None), EvaluateConfig(tasks=4, episodes=2)
+    found = {"tasks": 4, "episodes": 2, "seed": 0, "checkpoint": "newest", "iteration": 9, "step_sizes": []}
+    assert is_evaluation(found | {"returns": [[0.0] * 4] * 4}, options, run, 9)
+    assert not is_evaluation(found | {"returns": [[0.0] * 4] * 2}, options, run, 9)
+    assert is_evaluation(
+        found | {"returns": [[0.0] * 4] * 2}, options, run_config(FIGURES["efficiency-navigation"], "rl2", 1, None), 9
+    )
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is_trained(tmp_path: Path):
