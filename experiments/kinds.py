@@ -35,6 +35,9 @@ class Kind(NamedTuple):
     """The algorithm's settings, a dataclass."""
     prepare: Callable[[Any], tuple[Any, TrainState]]
     """From a ``RunConfig`` to what learns (a policy, a few-shot learner) and the state before the first iteration."""
+    probe: Callable[[Any], None]
+    """Raises where the family of a ``RunConfig`` cannot give what training and evaluation will ask for, before there
+    is anything to lose."""
     open: Callable[[Any, Any], AbstractContextManager[MetaLearner]]
     """From a ``RunConfig`` and what learns to what the loop drives."""
     lower_is_better: Callable[[Any], bool]
@@ -74,6 +77,7 @@ def _open_policy(config: Any, policy: Any) -> Iterator[MetaLearner]:
 REINFORCEMENT = Kind(
     settings=MetaTrainConfig,
     prepare=lambda config: initial_state(config.family, config.train),
+    probe=lambda config: None,  # prepare has asked an environment, and tasks do not run out
     open=_open_policy,
     lower_is_better=lambda config: False,
     settle=_settle_policy,
@@ -108,6 +112,15 @@ def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
     return learner, TrainState(meta, initial_moments(meta, config.train.outer), 0, 0, 0, 0)
 
 
+def _probe_few_shot(config: Any) -> None:
+    """One task of each split, but for validation where no held-out tasks are looked at."""
+    family = config.family
+    family.sample(np.random.default_rng(0), 1)
+    if config.train.held_out_every:
+        family.sample_validation(np.random.default_rng(0), 1)
+    family.sample_test(np.random.default_rng(0), 1)
+
+
 @contextmanager
 def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
     keep_freed_memory()
@@ -132,6 +145,7 @@ def _few_shot_pictures(config: Any, learner: Any, state: TrainState) -> Mapping[
 FEW_SHOT = Kind(
     settings=FewShotConfig,
     prepare=_prepare_few_shot,
+    probe=_probe_few_shot,
     open=_open_few_shot,
     lower_is_better=lambda config: config.family.kind == "regression",
     settle=_settle_few_shot,

@@ -29,7 +29,7 @@ from rich.text import Text
 from metarl.checkpoints import save_checkpoint
 from metarl.engine import Iteration, Scores, TrainState, mean_score, meta_train
 from metarl.experiments.config import RunConfig, to_json
-from metarl.experiments.kinds import FEW_SHOT, kind_of_run
+from metarl.experiments.kinds import kind_of_run
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.types import Metrics
@@ -50,8 +50,7 @@ def start(config: RunConfig, directory: Path, console: Console) -> TrainState:
     """
     kind = kind_of_run(config)
     learner, state = kind.prepare(config)
-    if kind is FEW_SHOT:
-        config.family.sample(np.random.default_rng(0), 1)  # where its data is missing, no folder is left behind
+    kind.probe(config)
     create_run(directory, config)
     save_checkpoint(directory / "checkpoints", state, family=config.family_name, keep=config.keep_checkpoints)
     return train(config, learner, state, directory, console)

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from metarl.checkpoints import checkpoint_files
@@ -194,9 +195,12 @@ def test_a_run_that_diverges_stops_with_what_to_try(tmp_path: Path, capsys):
         (["sinusoid", "--preset", "imamml"], "did you mean 'imaml'?"),
         (["sinusoid", "--algorithm", "imaml", "--compile", "True"], "imaml is not compiled"),
         (["navigation-2d", "--algorithm", "maml"], "no algorithm 'maml'"),
+        (["test-shapes", "--ways", "5"], "Cannot take a larger sample"),  # 6 classes for training, 4 for validation
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path, capsys, flags, complaint):
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    shapes: None, tmp_path: Path, capsys, flags, complaint
+):
     try:
         status = main(["train", *flags, "--runs", str(tmp_path / "runs"), "--name", "run"])
     except SystemExit as stop:
@@ -205,6 +209,30 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path,
     captured = capsys.readouterr()
     assert complaint in " ".join((captured.out + captured.err).split())
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "flags", "complaint"),
+    [
+        ({"train": 3, "val": 2, "test": 3}, [], "3-way tasks need at least 3 validation classes"),
+        ({"train": 3, "val": 3, "test": 2}, [], "3-way tasks need at least 3 test classes"),
+        ({"train": 3, "val": 3, "test": 3}, ["--queries", "2"], "tasks need 1 + 2 pictures of each class"),
+        ({"train": 3, "test": 3}, ["--held-out-every", "0"], None),
+    ],
+)
+def test_every_split_that_will_be_asked_for_must_have_enough_before_anything_is_written(
+    tmp_path: Path, monkeypatch, capsys, counts, flags, complaint
+):
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
+    for place in [f"{split}/{split}{number}" for split, count in counts.items() for number in range(count)]:
+        (tmp_path / "set" / place).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "set" / place / f"{number}.png")
+    tasks = ["--data", str(tmp_path / "set"), "--ways", "3", "--shots", "1", "--queries", "1", "--size", "8"]
+    brief = ["--net.form", "mlp", "--iterations", "1", "--name", "run", "--runs", str(tmp_path / "runs")]
+    assert main(["train", "image-folder", *tasks, *brief, *flags]) == (2 if complaint else 0)
+    assert (tmp_path / "runs").exists() == (complaint is None)
+    assert (complaint or "") in capsys.readouterr().err
 
 
 ALL = [(family, preset) for family, presets in FEW_SHOT_PRESETS.items() for preset in presets]
