@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -170,12 +169,3 @@ class Omniglot(PictureFamily):
     def smallest_class(self) -> int:
         """Every character has as many drawings."""
         return DRAWINGS
-
-    def variants(self) -> Mapping[str, Self]:
-        """More and fewer shots, noise, and by the split ``alphabets`` writing systems that training never saw.
-
-        No variant changes the split: under ``random`` all alphabets have characters in training, so tests on some of
-        them would not be tests on unseen ones.
-        """
-        found = super().variants()
-        return {**found, "unseen alphabets": self} if self.split == "alphabets" else found

@@ -218,6 +218,11 @@ def read_evaluation(directory: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
+def evaluation_files(directory: Path) -> list[Path]:
+    """A run's ``evaluation.json`` and, after it, those with a label."""
+    return [path for path in (directory / EVALUATION, *sorted(directory.glob("evaluation-*.json"))) if path.is_file()]
+
+
 def _mean(row: np.ndarray) -> float:
     finite = row[np.isfinite(row)]
     return float(finite.mean()) if finite.size else math.nan

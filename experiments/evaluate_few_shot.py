@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from metarl.few_shot.meta_learner import judge
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FewShotFamily
 
-FIGURE = "evaluation.png"
 TASKS = {"classification": 600, "regression": 1000}
 """Test tasks that are usual: 600 since Finn et al. 2017 (arXiv:1703.03400, app. A.1)."""
 REGRESSION_QUERIES = 100
@@ -53,8 +53,12 @@ class FewShotEvaluateConfig:
     """Also judge what training did not see: other numbers of shots, ranges, noise."""
     seed: int = 0
     """Of the tasks, in a stream that training does not use."""
+    label: str | None = None
+    """Write evaluation-LABEL.json and .png beside the other evaluations of the run rather than evaluation.json."""
 
     def __post_init__(self) -> None:
+        if self.label is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.label):
+            raise ValueError(f"label must be of small letters, digits and hyphens, got {self.label!r}; try 20-way")
         for name in ("tasks", "ways", "shots", "queries"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -65,7 +69,7 @@ class FewShotEvaluateConfig:
 
 
 def evaluate_few_shot_run(directory: Path, options: FewShotEvaluateConfig, console: Console) -> dict[str, Any]:
-    """Evaluate a run, print the tables and write ``evaluation.json`` and ``evaluation.png``.
+    """Evaluate a run, print the tables and write ``evaluation.json`` and ``evaluation.png``, or those of the label.
 
     Raises:
         RunError: if the directory is not a run.
@@ -84,9 +88,10 @@ def evaluate_few_shot_run(directory: Path, options: FewShotEvaluateConfig, conso
         console.print(
             f"other shots, ranges and noise: metarl evaluate {directory} --variants True", soft_wrap=True, style="dim"
         )
-    write_json(directory / EVALUATION, result)
-    draw_evaluation(result, directory / FIGURE)
-    console.print(f"written to {directory / EVALUATION} and {directory / FIGURE}", soft_wrap=True)
+    path = directory / (EVALUATION if options.label is None else f"evaluation-{options.label}.json")
+    write_json(path, result)
+    draw_evaluation(result, path.with_suffix(".png"))
+    console.print(f"written to {path} and {path.with_suffix('.png')}", soft_wrap=True)
     return result
 
 
@@ -151,6 +156,7 @@ def summarize(run: Run, options: FewShotEvaluateConfig) -> dict[str, Any]:
         "training_seed": train.seed,
         "training_steps": train.inner.steps,
         "training_ways": trained.outputs if kind == "classification" else None,
+        "training_shots": getattr(trained, "shots", None),
         "iteration": run.state.iteration,
         "checkpoint": options.checkpoint,
         "tasks": count,

@@ -61,6 +61,17 @@ def setting_words(ways: int | None, shots: int | None) -> str:
     return " ".join([*parts, *([] if shots is None else [f"{shots}-shot"])])
 
 
+def trained_words(evaluation: Mapping[str, Any]) -> str:
+    """Where a run was trained on other ways or shots than it is judged on, with a comma before it; else nothing."""
+    ways, shots = (evaluation.get(f"training_{name}") for name in ("ways", "shots"))
+    other = [
+        setting_words(ways if ways != evaluation["ways"] else None, None),
+        setting_words(None, shots if shots != evaluation["shots"] else None),
+    ]
+    words = " ".join(word for word in other if word)
+    return f", trained {words}" if words else ""
+
+
 def setting_of(family: FewShotFamily, support: int) -> tuple[int | None, int]:
     """Classes in a task, None for regression, and support examples of each.
 

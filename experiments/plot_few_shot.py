@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.experiments.config import RunConfig
 from metarl.experiments.curves import Curve, LoadedRun, group_runs, learning_curve
-from metarl.experiments.few_shot_scores import MAIN, numbers, over_seeds, setting_words, unit
+from metarl.experiments.few_shot_scores import MAIN, numbers, over_seeds, setting_words, trained_words, unit
 from metarl.experiments.runs import RunError
 from metarl.types import Metrics
 
@@ -28,7 +28,7 @@ _STYLES: dict[tuple[str, bool], dict[str, Any]] = {
 }
 """Of learning curves by what is judged and whether it is adapted."""
 
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "fontsize": 8, "frameon": False}
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "fontsize": 8, "frameon": False}
 """A legend where it hides no curve."""
 
 _WIDE_RANGE = 10.0
@@ -231,8 +231,10 @@ def _draw_adaptation(axes: Any, main: str, name: str, runs: Sequence[LoadedRun],
         return []
     mean, half, over = over_seeds(evaluations, main)
     mean, half = in_unit(main, mean, half)
-    how = "transductive" if evaluations[0]["transductive"] else "not transductive"
-    label = f"{name}, over {over}, {how}"
+    first = evaluations[0]
+    how = "transductive" if first["transductive"] else "not transductive"
+    judged = setting_words(first["ways"], first["shots"]) if trained_words(first) else ""
+    label = f"{name}, {f'judged {judged}, ' if judged else ''}over {over}, {how}"
     if evaluations[0]["takes_steps"]:
         draw_interval(axes, mean, half, color=color, label=label)
     else:

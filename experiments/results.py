@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarl.checkpoints import write_atomically
-from metarl.experiments.evaluate import EVALUATION, read_evaluation
+from metarl.experiments.evaluate import EVALUATION, evaluation_files, read_evaluation
 from metarl.experiments.results_few_shot import FewShotRow, few_shot_cells, few_shot_rows, is_few_shot
 from metarl.experiments.runs import CONFIG, RunError, read_json, read_metrics
 from metarl.reinforcement.config import MetaTrainConfig
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def keep_results(directory: Path, folder: Path) -> Path:
-    """Copy a run's configuration, evaluation, results and learning curves into ``folder``, under the run's name.
+    """Copy a run's configuration, evaluations, results and learning curves into ``folder``, under the run's name.
 
     Raises:
         RunError: if the run was not finished or not evaluated.
@@ -58,8 +58,8 @@ def keep_results(directory: Path, folder: Path) -> Path:
             raise RunError(f"{directory} has no {name}; run 'metarl {verb} {directory}' first")
     target = folder / directory.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, RESULTS, EVALUATION):
-        shutil.copyfile(directory / name, target / name)
+    for path in (directory / CONFIG, directory / RESULTS, *evaluation_files(directory)):
+        shutil.copyfile(path, target / path.name)
     write_atomically(target / CURVES, _curves(lines).encode())
     return target
 
@@ -98,7 +98,7 @@ def rows(directories: Iterable[Path]) -> list[Row | FewShotRow]:
         summary = read_json(directory / RESULTS)
         minutes = float(summary["training_minutes"])
         if is_few_shot(evaluation):
-            few_shot.append((evaluation, minutes))
+            few_shot += [(read_json(path), minutes) for path in evaluation_files(directory)]
             continue
         algorithm = evaluation.get("algorithm", MetaTrainConfig.algorithm)  # kept before there were others
         groups.setdefault((evaluation["family"], algorithm, evaluation["preset"]), []).append((evaluation, minutes))

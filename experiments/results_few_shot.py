@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl.experiments.few_shot_scores import over_seeds, score_text, setting_words, shown_steps
+from metarl.experiments.few_shot_scores import over_seeds, score_text, setting_words, shown_steps, trained_words
 
 
 class FewShotRow(NamedTuple):
@@ -41,7 +41,10 @@ def few_shot_rows(runs: Sequence[tuple[Mapping[str, Any], float]]) -> list[FewSh
     groups: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], float]]] = {}
     for evaluation, minutes in runs:
         names = ("family", "preset", "algorithm", "ways", "shots", "transductive", "takes_steps")
-        key = (*(evaluation[name] for name in names), evaluation.get("training_ways"))
+        key = (
+            *(evaluation[name] for name in names),
+            *(evaluation.get(name) for name in ("training_ways", "training_shots")),
+        )
         groups.setdefault(key, []).append((evaluation, minutes))
     return [_row([each for each, _ in group], [minutes for _, minutes in group]) for group in groups.values()]
 
@@ -52,12 +55,10 @@ def _row(evaluations: Sequence[Mapping[str, Any]], minutes: list[float]) -> FewS
     mean, half_width, over = over_seeds(evaluations, score)
     own = first["preset"] in ("default", first["algorithm"])
     algorithm = first["algorithm"] if own else f"{first['algorithm']} ({first['preset']})"
-    if first.get("training_ways", first["ways"]) != first["ways"]:
-        algorithm += f", trained on {first['training_ways']} ways"
     return FewShotRow(
         family=first["family"],
         setting=setting_words(first["ways"], first["shots"]),
-        algorithm=algorithm,
+        algorithm=algorithm + trained_words(first),
         seeds=[int(each["training_seed"]) for each in evaluations],
         minutes=minutes,
         transductive=first["transductive"],

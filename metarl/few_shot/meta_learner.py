@@ -99,7 +99,12 @@ class FewShotMetaLearner(NamedTuple):
         if logged:
             with clock.measure("inner"):
                 scores = judge_data(
-                    self.family.kind, self.learner, state.meta, data, steps=config.inner.steps, transductive=True
+                    self.family.kind,
+                    self.learner,
+                    state.meta,
+                    data,
+                    steps=config.inner.steps,
+                    transductive=config.transductive,
                 )
         return Collected(data, scores, {}, {}, 0)
 

@@ -75,9 +75,26 @@ def test_the_same_evaluation_gives_the_same_numbers_and_another_seed_others(few_
 def test_what_is_learned_for_any_number_of_classes_is_judged_on_others_than_trained_on(few_shot: Path, capsys):
     found = evaluated(few_shot / "prototypes", "--ways", "2", "--shots", "3")
     assert (found["ways"], found["shots"], found["training_ways"]) == (2, 3, 3)
-    assert few_shot_rows([(found, 1.0)])[0].algorithm == "prototypes, trained on 3 ways"
+    assert few_shot_rows([(found, 1.0)])[0].algorithm == "prototypes, trained 3-way 2-shot"
     assert main(["evaluate", str(few_shot / "maml"), "--ways", "2"]) == 2
     assert "maml learned parameters for 3 outputs, and these tasks have 2" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_with_a_label_stands_beside_the_others_and_in_the_table(few_shot: Path, tmp_path: Path, capsys):
+    run = few_shot / "prototypes"
+    plain = evaluated(run)
+    assert main(["evaluate", str(run), "--tasks", "4", "--ways", "2", "--label", "2-way"]) == 0
+    assert json.loads((run / "evaluation.json").read_text()) == plain
+    assert (run / "evaluation-2-way.png").is_file()
+    capsys.readouterr()
+    assert main(["results", str(run), "--into", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    (run / "evaluation-2-way.json").unlink()
+    assert (tmp_path / "prototypes" / "evaluation-2-way.json").is_file()
+    assert "| 3-way" in table
+    assert "| 2-way" in table
+    assert main(["evaluate", str(run), "--label", "../2"]) == 2
+    assert "label must be of small letters" in capsys.readouterr().err
 
 
 def test_flags_may_stand_before_the_run(few_shot: Path):
