@@ -12,26 +12,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import subprocess
-import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import matplotlib
 import numpy as np
+import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from torch import Tensor
 
 import metarl.envs  # noqa: F401  registers the families
 from metarl.engine import Clock, TrainState
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_scores import mean_and_interval
 from metarl.experiments.kinds import kind_of
-from metarl.experiments.measure import machine, peak_memory
+from metarl.experiments.measure import machine
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner, few_shot_data, judge
@@ -45,8 +46,6 @@ from metarl.trees import dot
 
 ACTIVATIONS: tuple[ModelActivation, ...] = get_args(ModelActivation)
 METHODS = ("maml", "fomaml")
-_MEASURABLE_MIB = 5.0
-"""Growth of a process below this is mostly the allocator's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ def cosine(first: MetaGradient, second: MetaGradient) -> float:
 
 
 def cost(study: Study, activation: ModelActivation) -> dict[str, Any]:
-    """Median seconds of a meta-gradient of each method, taken in turns, and what a process grows by to make one."""
+    """Median seconds of a meta-gradient of each method, taken in turns, and what its graphs keep."""
     config = _config(study, activation, "maml", 1)
     learners = {
         name: make_learner(config.family, dataclasses.replace(config.train, algorithm=name)) for name in METHODS
@@ -190,28 +189,40 @@ def cost(study: Study, activation: ModelActivation) -> dict[str, Any]:
                 learner.meta_gradient(state.meta, data, 0)
                 times[name].append(time.perf_counter() - start)
     seconds = {name: statistics.median(values[2:]) for name, values in times.items()}
-    memory = {name: _memory(study, activation, name) for name in METHODS}
-    return {"activation": activation, "seconds": seconds, "memory_mib": memory}
+    kept = {name: kept_mib(study, activation, name) for name in METHODS}
+    return {"activation": activation, "seconds": seconds, "kept_mib": kept}
 
 
-def _memory(study: Study, activation: str, method: str) -> float:
-    """Growth of a fresh process's greatest resident memory, in MiB, from before a meta-gradient to after it."""
-    call = (
-        f"from metarl.experiments import study_first_order as s; s.print_growth({study!r}, {activation!r}, {method!r})"
-    )
-    prefix = "from pathlib import PosixPath; from metarl.experiments.study_first_order import Study; "
-    done = subprocess.run([sys.executable, "-c", prefix + call], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+class _Kept:
+    """A tensor that a graph keeps for its backward pass; its storage counts as long as some graph keeps it."""
+
+    holders: ClassVar[Counter[int]] = Counter()
+    now = most = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # itself, it would hold the graph that holds it
+        storage = tensor.untyped_storage()
+        self._place, self._bytes = storage.data_ptr(), storage.nbytes()
+        _Kept.now += self._bytes * (not _Kept.holders[self._place])
+        _Kept.holders[self._place] += 1
+        _Kept.most = max(_Kept.most, _Kept.now)
+
+    def __del__(self) -> None:
+        _Kept.holders[self._place] -= 1
+        _Kept.now -= self._bytes * (not _Kept.holders[self._place])
 
 
-def print_growth(study: Study, activation: ModelActivation, method: str) -> None:
-    """What ``_memory`` runs in a process of its own."""
+def kept_mib(study: Study, activation: ModelActivation, method: str) -> float:
+    """What the graphs of a meta-gradient of all its tasks at once keep at the most, in MiB."""
     config = _config(study, activation, method, 1)
-    learner, state = kind_of(config.family).prepare(config)
-    data = FewShotMetaLearner(config.family, learner, config.train).collect(state, Clock(), logged=False).data
-    before = peak_memory()
-    learner.meta_gradient(state.meta, data, 0)
-    sys.stdout.write(str(peak_memory() - before))
+    train = dataclasses.replace(config.train, task_chunk=config.train.meta_batch_size)  # hooks see their own thread
+    learner, state = kind_of(config.family).prepare(dataclasses.replace(config, train=train))
+    data = FewShotMetaLearner(config.family, learner, train).collect(state, Clock(), logged=False).data
+    _Kept.holders.clear()
+    _Kept.now = _Kept.most = 0
+    with torch.autograd.graph.saved_tensors_hooks(_Kept, lambda kept: kept.tensor):
+        learner.meta_gradient(state.meta, data, 0)
+    return _Kept.most / 2**20
 
 
 def summary(content: dict[str, Any], activation: str, method: str) -> tuple[float, float, np.ndarray]:
@@ -233,15 +244,11 @@ def markdown(content: dict[str, Any], family_name: str) -> str:
         (maml, maml_half, cosines), (first, first_half, _) = (summary(content, activation, each) for each in METHODS)
         costs = next(each for each in content["costs"] if each["activation"] == activation)
         time_ratio = costs["seconds"]["fomaml"] / costs["seconds"]["maml"]
-        memory = costs["memory_mib"]
-        least = min(memory.values())
-        memory_ratio = (
-            f"{memory['fomaml'] / memory['maml']:.2f}" if least >= _MEASURABLE_MIB else "too little to measure"
-        )
+        memory_ratio = costs["kept_mib"]["fomaml"] / costs["kept_mib"]["maml"]
         along = " / ".join(f"{cosines[index]:.3f}" for index in (0, len(cosines) // 2, -1))
         lines.append(
             f"| {activation} | {maml:.3f} ± {maml_half:.3f} | {first:.3f} ± {first_half:.3f} | {along} | "
-            f"{time_ratio:.2f} | {memory_ratio} |"
+            f"{time_ratio:.2f} | {memory_ratio:.2f} |"
         )
     return "\n".join(lines)
 
