@@ -114,17 +114,13 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             family={"queries": 3},
             train=_omniglot("maml"),
         ),
-        "5-shot": Preset(
-            summary="maml: 5 shots, 10 tasks, 8000 iterations",
-            family={"shots": 5},
-            train=_omniglot("maml", meta_batch_size=10, iterations=8000),
-        ),
         "20-way": Preset(
             summary="maml: 20 ways, one query a class, 1500 iterations",
             family={"ways": 20, "queries": 1},
             train=_omniglot("maml", iterations=1500),
         ),
-        **{name: _short(name, 3000, queries=3) for name in ("fomaml", "meta-sgd", "anil")},
+        "fomaml": _short("fomaml", 6000, queries=3),
+        **{name: _short(name, 3000, queries=3) for name in ("meta-sgd", "anil")},
         "reptile": Preset(
             summary="five steps of 0.1 on 10 drawings a class, interpolation 1.0 falling to 0, 3000 iterations",
             family={"queries": 9},
@@ -149,8 +145,10 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             train=_omniglot("meta-lstm", meta_batch_size=4, iterations=400),
         ),
         **{name: _short(name, 2000, queries=3) for name in ("pretrain", "pretrain-neighbors")},
-        "prototypes": _short("prototypes", 4000, queries=5),
-        **{name: _short(name, 3000, queries=5) for name in ("matching", "matching-full-context", "siamese")},
+        **{
+            name: _short(name, 3000, queries=5)
+            for name in ("prototypes", "matching", "matching-full-context", "siamese")
+        },
         "mann": Preset(
             summary="ten drawings a class, 4000 iterations of 16 tasks",
             family={"queries": 9},

@@ -88,3 +88,27 @@ def few_shot_cells(table: Sequence[FewShotRow]) -> tuple[list[str], list[list[st
 
 def _text(row: FewShotRow, step: int) -> str:
     return score_text(row.score, float(row.mean[step]), float(row.half_width[step]))
+
+
+def variants_markdown(evaluations: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> str:
+    """The main score of test tasks that differ from training's: a row for each variant, columns for runs and steps.
+
+    Args:
+        evaluations: contents of ``evaluation.json`` with the same variants.
+        steps: after which scores are shown; of learners without gradient steps there is one column.
+    """
+    columns = [(each, step) for each in evaluations for step in (steps if each["takes_steps"] else (0,))]
+    head = [
+        "test tasks",
+        *(f"{each['algorithm']}, after {step}" if each["takes_steps"] else each["algorithm"] for each, step in columns),
+    ]
+    lines = [head, ["---"] * len(head)]
+    for name in ("as in training", *evaluations[0]["variants"]):
+        lines.append([name, *(_variant(each, name, step) for each, step in columns)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _variant(evaluation: Mapping[str, Any], name: str, step: int) -> str:
+    score = next(iter(evaluation["scores"]))
+    found = evaluation["variants"].get(name, evaluation)["scores"][score]
+    return score_text(score, found["mean"][step], found["ci95"][step])

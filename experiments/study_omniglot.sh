@@ -16,14 +16,23 @@ study() {
   kept+=("$run")
 }
 
-for algorithm in maml fomaml meta-sgd anil reptile imaml meta-lstm random pretrain neighbors pretrain-neighbors \
-  prototypes matching matching-full-context siamese mann; do
+for algorithm in fomaml meta-sgd anil reptile imaml random pretrain neighbors pretrain-neighbors matching \
+  matching-full-context siamese mann; do
   study "$algorithm" "--algorithm $algorithm"
 done
+study meta-lstm "--algorithm meta-lstm" "--steps 3"  # each of its steps costs as much as ten of the others
+study maml "" "--variants True"
+study prototypes "--algorithm prototypes" "--variants True"
 # more classes in training than in the task, as Snell et al. 2017 train
 study prototypes-20way "--algorithm prototypes --ways 20 --meta-batch-size 4 --iterations 6000" "--ways 5"
-study maml-5shot "--preset 5-shot"
+# test characters of writing systems that training never saw
+study prototypes-alphabets "--algorithm prototypes --ways 20 --meta-batch-size 4 --split alphabets" "--ways 5"
+study maml-5shot "--shots 5 --iterations 2500"
 study maml-20way "--preset 20-way"
 
+metarl evaluate "$runs/omniglot-maml" --shots 5 --label 5-shot
+metarl evaluate "$runs/omniglot-maml" --transductive False --label not-transductive
+metarl evaluate "$runs/omniglot-prototypes-20way" --ways 20 --label 20-way
+metarl evaluate "$runs/omniglot-prototypes-20way" --ways 5 --transductive False --label not-transductive
 metarl results "${kept[@]}" --into "$results"
 metarl plot "${kept[@]}" --output "$results/omniglot.png"

@@ -16,6 +16,7 @@ from metarl.experiments.figure_tables import page
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.presets import presets_of
 from metarl.experiments.results import markdown, rows
+from metarl.experiments.results_few_shot import variants_markdown
 from metarl.few_shot.algorithms import ALGORITHMS
 from metarl.reinforcement import algorithms as reinforcement
 from metarl.reinforcement.config import MetaTrainConfig
@@ -142,6 +143,20 @@ def test_every_few_shot_algorithm_stands_in_the_page():
     text = (ROOT / "docs" / "few-shot.md").read_text()
     for name in ALGORITHMS:
         assert f"`{name}`" in text
+
+
+VARIANTS = {
+    "sinusoid variants": ("sin-maml", "sin-meta-sgd", "sin-pretrain"),
+}
+"""Tables of the page on few-shot learning, and the kept runs that they are of."""
+
+
+@pytest.mark.parametrize("table", VARIANTS)
+def test_the_page_on_few_shot_learning_has_the_variants_of_its_runs(table):
+    folder = ROOT / "experiments/results/few-shot"
+    found = [json.loads((folder / name / "evaluation.json").read_text()) for name in VARIANTS[table]]
+    text = (DOCS / "few-shot.md").read_text()
+    assert between(text, table, f"end of {table}") == variants_markdown(found, (1, 10))
 
 
 def test_the_few_shot_table_is_what_the_committed_evaluations_say():
