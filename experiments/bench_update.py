@@ -18,9 +18,10 @@ from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config
 from metarl.outer.objectives import SURROGATE
 from metarl.outer.policy_gradients import judge, through
-from metarl.reinforcement.algorithms import ALGORITHMS, check_settings, make_learner, make_outer
+from metarl.reinforcement.algorithms import ALGORITHMS, make_learner, make_outer
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.meta_learner import PolicyMetaLearner, initial_state
+from metarl.reinforcement.settings import check_settings
 from metarl.types import Rollouts, TaskData
 
 _REFERENCE = "maml-trpo"

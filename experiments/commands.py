@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the built-in families
-from metarl.algorithms import UnknownAlgorithm
+from metarl.algorithms import UnknownAlgorithm, UnsuitableAlgorithm
 from metarl.checkpoints import CheckpointError
 from metarl.deploy.adapt import AdaptationFailed
 from metarl.deploy.files import PolicyFileError
@@ -136,13 +136,14 @@ def train(argv: Sequence[str]) -> int:
 
 
 def _check_preset(preset: RunConfig, algorithm: str | None) -> None:
-    """That a preset made for one algorithm is not taken for another.
+    """That a preset made for one algorithm is not taken for another; a family's default is for any of its kind.
 
     Raises:
         ConfigError: naming both.
     """
-    own = preset.train.algorithm
-    for_own = preset.preset == own or kind_of_run(preset) is not kind_of(preset.family, algorithm or own)
+    own, kind = preset.train.algorithm, kind_of_run(preset)
+    chosen = preset.preset != "default" and own != kind.settings().algorithm
+    for_own = chosen or kind is not kind_of(preset.family, algorithm or own)
     if algorithm is not None and algorithm != own and for_own:
         raise ConfigError(
             f"preset {preset.preset!r} is for the algorithm {own}, got --algorithm {algorithm}; leave one of them out"
@@ -174,9 +175,12 @@ def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") 
         config=(tyro.conf.FlagConversionOff,),
     )
     names = [item.name for item in dataclasses.fields(flags)]
-    config: RunConfig = kind.settle(
-        dataclasses.replace(preset, **{name: getattr(flags, name) for name in names}), preset
-    )
+    chosen = dataclasses.replace(preset, **{name: getattr(flags, name) for name in names})
+    config: RunConfig = kind.settle(chosen, preset)
+    if chosen.train.iterations not in (preset.train.iterations, config.train.iterations):
+        raise UnsuitableAlgorithm(
+            f"{config.train.algorithm} has nothing to train, got --iterations {chosen.train.iterations}; leave it out"
+        )
     return config
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from metarl.algorithms import UnknownAlgorithm
 from metarl.experiments.kinds import kind_of
 from metarl.rollout.workers import WorkerConfig
 from metarl.tasks import UnknownTaskFamily, family_factory
@@ -93,12 +94,12 @@ def from_json(content: bytes, source: Path) -> RunConfig:
         factory = _factory(config)
         kind = kind_of(factory, config.train.get("algorithm") if isinstance(config.train, dict) else None)
         _refuse_unknown(config.train, kind.settings, source)
-        config = dataclasses.replace(config, train=msgspec.convert(config.train, kind.settings))
+        config = dataclasses.replace(config, train=kind.recorded(msgspec.convert(config.train, kind.settings)))
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             _refuse_unknown(config.family, factory, source)
             return dataclasses.replace(config, family=msgspec.convert(config.family, factory))
         return dataclasses.replace(config, family=factory())
-    except (msgspec.DecodeError, RecursionError, TypeError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, TypeError, ValueError, UnknownAlgorithm) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{source}: {error}") from error

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.engine import MetaLearner, TrainState
+from metarl.few_shot.algorithms import ALGORITHMS as FEW_SHOT_ALGORITHMS
 from metarl.few_shot.algorithms import check_settings as check_few_shot_settings
 from metarl.few_shot.algorithms import family_for, find_algorithm, make_learner
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner
 from metarl.outer.adam import initial_moments
 from metarl.processor import keep_freed_memory, single_threaded
-from metarl.reinforcement.algorithms import check_settings
+from metarl.reinforcement.algorithms import ALGORITHMS
 from metarl.reinforcement.algorithms import family_for as family_for_policy
 from metarl.reinforcement.algorithms import find_algorithm as find_policy_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.meta_learner import initial_state, make_meta_learner
 from metarl.reinforcement.rl2 import Rl2Config, Rl2MetaLearner, initial_rl2_state
+from metarl.reinforcement.settings import check_settings, settled
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.rollout.workers import WorkerPool
 from metarl.trees import to_device
@@ -42,6 +45,8 @@ class Kind(NamedTuple):
     """From a ``RunConfig`` and what learns to what the loop drives."""
     lower_is_better: Callable[[Any], bool]
     """Whether the main score of a ``RunConfig``'s runs is an error."""
+    recorded: Callable[[Any], Any]
+    """From the algorithm's settings of a ``config.json`` to the same as this version would write them."""
     settle: Callable[[Any, Any], Any]
     """From the ``RunConfig`` of the command line and the preset's to what follows from what was chosen."""
     steps: Callable[[Any], int]
@@ -56,15 +61,29 @@ class Kind(NamedTuple):
     """Whether the family's options are flags without the prefix ``family.``."""
 
 
+POLICIES = (*ALGORITHMS, Rl2Config.algorithm)
+"""Algorithms that meta-learn policies, by name."""
 _RUN_FLAGS = ("minutes", "checkpoint_every", "keep_checkpoints")
+
+
+def _check_learns(config: Any, own: Collection[str], other: Collection[str], what: str) -> None:
+    """That an algorithm is not asked to learn what only another kind of them does.
+
+    Raises:
+        UnsuitableAlgorithm: saying what it learns, and what can learn here.
+    """
+    name = config.train.algorithm
+    if name in other and name not in own:
+        raise UnsuitableAlgorithm(
+            f"{name} learns {what.format(config.family_name)}; choose one of {', '.join(sorted(own))}"
+        )
 
 
 def _settle_policy(config: Any, preset: Any) -> Any:
     """An algorithm may have nothing to train, or no use for what was chosen."""
+    _check_learns(config, POLICIES, FEW_SHOT_ALGORITHMS, "supervised tasks, but {} has environments to act in")
     check_settings(config.train, preset.train)
-    if find_policy_algorithm(config.train.algorithm).outer is None:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, iterations=0))
-    return config
+    return dataclasses.replace(config, train=settled(config.train))
 
 
 @contextmanager
@@ -80,6 +99,7 @@ REINFORCEMENT = Kind(
     probe=lambda config: None,  # prepare has asked an environment, and tasks do not run out
     open=_open_policy,
     lower_is_better=lambda config: False,
+    recorded=settled,
     settle=_settle_policy,
     pictures=lambda config, policy, state: {},
     steps=lambda settings: settings.inner.steps if find_policy_algorithm(settings.algorithm).steps_in_training else 0,
@@ -99,6 +119,7 @@ RECURRENT = REINFORCEMENT._replace(
     settings=Rl2Config,
     prepare=lambda config: initial_rl2_state(config.family, config.train),
     open=_open_recurrent,
+    recorded=lambda settings: settings,
     settle=lambda config, preset: config,
     steps=lambda settings: settings.rollout.episodes - 1,
 )
@@ -131,6 +152,7 @@ def _open_few_shot(config: Any, learner: Any) -> Iterator[MetaLearner]:
 def _settle_few_shot(config: Any, preset: Any) -> Any:
     """An algorithm may ask something of the family, have nothing to train, or no use for what was chosen."""
     name = config.train.algorithm
+    _check_learns(config, FEW_SHOT_ALGORITHMS, POLICIES, "policies, but {} has supervised tasks")
     check_few_shot_settings(config.train, preset.train)
     train = config.train if find_algorithm(name).trains else dataclasses.replace(config.train, iterations=0)
     return dataclasses.replace(config, train=train, family=family_for(name, config.family))
@@ -148,6 +170,7 @@ FEW_SHOT = Kind(
     probe=_probe_few_shot,
     open=_open_few_shot,
     lower_is_better=lambda config: config.family.kind == "regression",
+    recorded=lambda settings: settings,
     settle=_settle_few_shot,
     pictures=_few_shot_pictures,
     steps=lambda settings: settings.inner.steps,

@@ -56,7 +56,7 @@ class Algorithm(NamedTuple):
     outer: Callable[[MetaTrainConfig], Outer] | None
     """How it learns across tasks; None if it does not."""
     uses: frozenset[str]
-    """Settings that not every algorithm has; see ``OPTIONAL``."""
+    """Settings that not every algorithm has; see ``settings.OPTIONAL``."""
     rule: MakeRule = _descend
     init_eta: Callable[[Params, InnerConfig], Params] = _nothing_else
     """What is meta-learned besides the initialization, from that."""
@@ -69,27 +69,11 @@ class Algorithm(NamedTuple):
     """Whether they do while the initialization is trained."""
     needs_steps: bool = False
     """Whether it learns nothing of its own without inner steps."""
+    least_tasks: int = 1
+    """Of a meta-batch."""
     observes_task: bool = False
     specialists: bool = False
     """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
-
-
-OPTIONAL = (
-    "outer",
-    "optimizer",
-    "clipping.epochs",
-    "clipping.clip",
-    "clipping.kl_penalty",
-    "clipping.kl_target",
-    "inner.steps",
-    "inner.step_size",
-    "inner.estimator",
-    "inner.first_order",
-    "inner.proximity",
-    "inner.cg_iterations",
-    "inner.learn_returns",
-)
-"""Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -101,27 +85,12 @@ def find_algorithm(name: str) -> Algorithm:
     return algorithms.find(name, ALGORITHMS)
 
 
-def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
-    """That what was chosen besides the defaults is of use.
+def check_fisher(config: MetaTrainConfig) -> None:
+    """That the Fisher matrix can be estimated on the data that it is told to.
 
     Raises:
-        UnknownAlgorithm: naming the closest known.
-        UnsuitableAlgorithm: naming what the algorithm does not use or cannot do without.
+        UnsuitableAlgorithm: if not with this estimator.
     """
-    row, name = find_algorithm(config.algorithm), config.algorithm
-    algorithms.check_unused(name, ALGORITHMS, OPTIONAL, config, defaults)
-    if row.estimator is not None and config.inner.estimator not in (row.estimator, defaults.inner.estimator):
-        raise UnsuitableAlgorithm(
-            f"{name} has the inner estimator {row.estimator}, got --inner.estimator {config.inner.estimator}; leave it "
-            "out"
-        )
-    if (row.needs_steps or config.inner.learn_returns) and not config.inner.steps:
-        raise UnsuitableAlgorithm(f"{name} learns from how policies adapt, so inner steps must be at least 1, got 0")
-    if "outer" in row.uses:
-        _check_fisher(config)
-
-
-def _check_fisher(config: MetaTrainConfig) -> None:
     if config.inner.estimator == "dice" and config.outer.fisher_support_share < 1.0:
         raise UnsuitableAlgorithm(
             "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
@@ -186,7 +155,7 @@ def family_for(name: str, family: TaskFamily) -> TaskFamily:
 
 def _trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Callable[[MetaTrainConfig], Outer]:
     def build(config: MetaTrainConfig) -> Outer:
-        _check_fisher(config)
+        check_fisher(config)
         objective = make_objective(config)
 
         def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
@@ -260,12 +229,15 @@ def _step_sizes(theta: Params, inner: InnerConfig) -> Params:
 
 
 _PLAIN_REGION, _PLAIN_OPTIMIZER = frozenset({"outer"}), frozenset({"optimizer"})
-_LATER = frozenset({"inner.step_size", "inner.estimator"})
-"""Of what adapts where it is judged."""
+_LATER = frozenset({"inner.step_size"})
+"""Of what adapts where it is judged: on fresh episodes, where all estimators have the same gradient."""
 _INNER = _LATER | {"inner.steps"}
 _OPTIMIZER = _PLAIN_OPTIMIZER | _INNER
-_REGION = _PLAIN_REGION | _INNER | {"inner.first_order"}
-_THROUGH = _OPTIMIZER | {"inner.learn_returns", "inner.first_order"}
+_FIRST_ORDER = _PLAIN_REGION | _INNER | {"inner.estimator"}
+"""The line search adapts from elsewhere than where the support was collected, where estimators differ."""
+_REGION = _FIRST_ORDER | {"inner.first_order"}
+_SECOND_ORDER = _OPTIMIZER | {"inner.estimator", "inner.learn_returns"}
+_THROUGH = _SECOND_ORDER | {"inner.first_order"}
 _CLIP = frozenset({"clipping.epochs", "clipping.clip"})
 _ANCHOR = _CLIP | {"clipping.kl_penalty", "clipping.kl_target"}
 
@@ -276,8 +248,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fomaml-trpo": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         _TRUST_REGION,
-        _PLAIN_REGION | _INNER,
+        _FIRST_ORDER,
         first_order=True,
+        needs_steps=True,
     ),
     "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _THROUGH),
     "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _THROUGH | _CLIP),
@@ -285,6 +258,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
         _ANCHORED,
         _THROUGH | _ANCHOR,
+        needs_steps=True,
     ),
     "e-maml": Algorithm(
         "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
@@ -292,12 +266,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         _REGION,
         estimator="reinforce",
         needs_steps=True,
+        least_tasks=2,  # credit compares them with each other
     ),
     "dice-maml": Algorithm(
         "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
         _ALONG_SURROGATE,
-        _THROUGH,
+        _SECOND_ORDER,
         estimator="dice",
+        needs_steps=True,
     ),
     "meta-sgd": Algorithm(
         "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835), trust region",
@@ -305,6 +281,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _REGION,
         rule=_meta_sgd,
         init_eta=_step_sizes,
+        needs_steps=True,
     ),
     "promp-meta-sgd": Algorithm(
         "promp with the learned step sizes of meta-sgd",
@@ -312,12 +289,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         _THROUGH | _ANCHOR,
         rule=_meta_sgd,
         init_eta=_step_sizes,
+        needs_steps=True,
     ),
     "anil": Algorithm(
         "only the head adapts (Raghu et al. 2020, arXiv:1909.09157), trust region",
         _TRUST_REGION,
         _REGION,
         rule=lambda policy, inner: lambda size: only(sgd(size), policy.head_names),
+        needs_steps=True,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
@@ -328,7 +307,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "imaml": Algorithm(
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630), Adam",
         _descent(lambda config, penalty, steps: implicit(config.inner.proximity, config.inner.cg_iterations)),
-        _OPTIMIZER | {"inner.proximity", "inner.cg_iterations"},
+        _OPTIMIZER | {"inner.estimator", "inner.proximity", "inner.cg_iterations"},
         rule=lambda policy, inner: lambda size: proximal_sgd(size, inner.proximity),
         needs_steps=True,
     ),

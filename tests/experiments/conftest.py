@@ -102,7 +102,7 @@ def few_shot(shapes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sinusoid-2", "sinusoid", "--seed", "2"),
         ("maml", "test-shapes", "--algorithm", "maml", "--net.form", "mlp", "--inner.step-size", "0.4"),
         ("prototypes", "test-shapes", "--algorithm", "prototypes", "--net.form", "mlp"),
-        ("random", "sinusoid", "--algorithm", "random"),
+        ("random", "sinusoid", "--algorithm", "random", "--iterations", "0"),
     ]:
         assert main(["train", family, "--runs", str(runs), "--name", name, *SHORT, *flags]) == 0
     return runs

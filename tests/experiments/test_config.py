@@ -39,7 +39,7 @@ def test_unknown_names_are_refused_with_the_nearest_one():
     with pytest.raises(UnknownTaskFamily, match="did you mean 'ant-vel'"):
         preset_config("ant-vell")
     with pytest.raises(UnknownPreset, match="did you mean 'promp-paper'"):
-        preset_config("half-cheetah-dir", "prompt")
+        preset_config("half-cheetah-dir", "promp-papr")
 
 
 @dataclasses.dataclass
@@ -101,6 +101,7 @@ def changed(**fields: object) -> bytes:
         (changed(family={"frame_skp": 5}), "frame_skp"),
         (changed(train={"inner": {"steps": -1}}), "inner steps must be 0 or more, got -1"),
         (changed(train={"inner": {"stepps": 1}}), "stepps"),
+        (changed(train={"algorithm": "prom"}), "config.json: no algorithm 'prom'; did you mean 'promp'"),
     ],
 )
 def test_a_configuration_that_is_damaged_or_impossible_is_refused_by_what_is_wrong(content, complaint):

@@ -8,7 +8,8 @@ import pytest
 
 from metarl.experiments.descent_presets import RATES
 from metarl.experiments.presets import preset_config, presets_of
-from metarl.reinforcement.algorithms import ALGORITHMS, check_settings
+from metarl.reinforcement.algorithms import ALGORITHMS
+from metarl.reinforcement.settings import check_settings
 
 NAMES = [(family, name) for family in RATES for name in presets_of(family) if name in ALGORITHMS]
 

@@ -50,8 +50,8 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", FIT)
 def test_every_algorithm_that_regresses_trains_on_sinusoids(tmp_path: Path, name: str):
-    assert train(tmp_path, "run", "--algorithm", name, *BRIEF) == 0
     done = 20 if ALGORITHMS[name].trains else 0
+    assert train(tmp_path, "run", "--algorithm", name, *BRIEF, "--iterations", str(done)) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["iterations"], results["failed_updates"]) == (done, 0)
     found = read_metrics(tmp_path / "run")
@@ -66,10 +66,11 @@ def test_every_algorithm_that_regresses_trains_on_sinusoids(tmp_path: Path, name
 
 @pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if "classification" in row.kinds])
 def test_every_algorithm_that_classifies_trains_on_pictures(shapes: None, tmp_path: Path, name: str):
-    flags = ["--algorithm", name, *BRIEF, "--net.filters", "4", "--iterations", "2", "--log-every", "1"]
+    done = 2 if ALGORITHMS[name].trains else 0
+    flags = ["--algorithm", name, *BRIEF, "--net.filters", "4", "--iterations", str(done), "--log-every", "1"]
     assert train(tmp_path, "run", *flags, family="test-shapes") == 0
     found = read_metrics(tmp_path / "run")
-    assert len(found) == (2 if ALGORITHMS[name].trains else 0)
+    assert len(found) == done
     assert all(0.0 <= line["train/accuracy_after_3"] <= 1.0 for line in found)
 
 
@@ -152,7 +153,7 @@ def test_a_checkpoint_of_another_algorithm_or_network_is_refused(tmp_path: Path,
 
 
 def test_what_does_not_train_leaves_a_run_with_its_fresh_start_that_can_be_evaluated(tmp_path: Path, capsys):
-    assert train(tmp_path, "run", "--algorithm", "random", "--iterations", "50") == 0
+    assert train(tmp_path, "run", "--algorithm", "random", "--iterations", "0") == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["train"]["iterations"] == 0
     assert read_metrics(tmp_path / "run") == []
@@ -194,7 +195,13 @@ def test_a_run_that_diverges_stops_with_what_to_try(tmp_path: Path, capsys):
         (["boolean", "--algorithm", "oracle"], "oracle needs a family with the option oracle, such as sinusoid"),
         (["sinusoid", "--preset", "imamml"], "did you mean 'imaml'?"),
         (["sinusoid", "--algorithm", "imaml", "--compile", "True"], "imaml is not compiled"),
-        (["navigation-2d", "--algorithm", "maml"], "no algorithm 'maml'"),
+        (["navigation-2d", "--algorithm", "maml"], "maml learns supervised tasks, but navigation-2d has environments"),
+        (
+            ["sinusoid", "--algorithm", "promp"],
+            "promp learns policies, but sinusoid has supervised tasks; choose one of",
+        ),
+        (["sinusoid", "--algorithm", "rl2"], "rl2 learns policies, but sinusoid has supervised tasks"),
+        (["sinusoid", "--algorithm", "random", "--iterations", "50"], "nothing to train, got --iterations 50"),
         (["test-shapes", "--ways", "5"], "Cannot take a larger sample"),  # 6 classes for training, 4 for validation
     ],
 )
