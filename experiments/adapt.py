@@ -99,7 +99,8 @@ def adapt_run(directory: Path, options: AdaptRunConfig, console: Console) -> Ada
     check_free(output)
     policy = _adapted(directory, options)
     origin = policy.origin
-    console.print(f"{origin.family} after {origin.iteration} meta-iterations, adapted to {origin.task}", soft_wrap=True)
+    how = "adapted to" if origin.steps else "as it is, on"
+    console.print(f"{origin.family} after {origin.iteration} meta-iterations, {how} {origin.task}", soft_wrap=True)
     console.print(table(policy))
     save_policy(policy, output)
     console.print(f"written to {output}; run it with", soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.experiments.kinds import RECURRENT, REINFORCEMENT, kind_of_run
 from metarl.experiments.runs import Run, load_run, read_json, write_json
 from metarl.inner.policy_problem import InnerConfig
@@ -27,6 +28,7 @@ from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.rollout.workers import WorkerConfig, WorkerPool
 
 EVALUATION = "evaluation.json"
+_STEPS = 3
 _MANY_STEPS = 30
 """The table leaves out some of more rows than these."""
 
@@ -35,8 +37,8 @@ _MANY_STEPS = 30
 class EvaluateConfig:
     """How a run is judged: on tasks that training never draws, before and after adaptation."""
 
-    steps: int = 3
-    """Gradient steps K; each collects episodes of its own."""
+    steps: int | None = None
+    """Gradient steps K; each collects episodes of its own. 3 if left out."""
     tasks: int = 40
     """Held-out tasks."""
     episodes: int = 40
@@ -57,8 +59,9 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         for name in ("step_size", "later_step_size"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
@@ -66,7 +69,7 @@ class EvaluateConfig:
 
     def step_sizes(self, inner: InnerConfig) -> list[float]:
         """The size of each step."""
-        return inner.step_sizes(self.steps, self.step_size, self.later_step_size)
+        return inner.step_sizes(_STEPS if self.steps is None else self.steps, self.step_size, self.later_step_size)
 
 
 def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> dict[str, Any]:
@@ -97,8 +100,7 @@ def evaluate_run(directory: Path, options: EvaluateConfig, console: Console) -> 
 def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
     """Adapt to held-out tasks and measure the return at every step."""
     config = run.config.train
-    if not _takes_steps(run) and (options.step_size, options.later_step_size) != (None, None):
-        raise ValueError(f"{config.algorithm} takes no gradient steps, so it has no step sizes; leave them out")
+    _check_steps(run, options)
     if kind_of_run(run.config) is RECURRENT:
         return _evaluate_trials(run, options)
     rollout = replace(config.rollout, episodes=options.episodes)
@@ -113,6 +115,20 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
 
 def _takes_steps(run: Run) -> bool:
     return kind_of_run(run.config) is REINFORCEMENT and find_algorithm(run.config.train.algorithm).adapts
+
+
+def _check_steps(run: Run, options: EvaluateConfig) -> None:
+    """That nothing is told of steps that are not taken; fresh episodes in their place are judged where there are any.
+
+    Raises:
+        UnsuitableAlgorithm: naming what was told.
+    """
+    name = run.config.train.algorithm
+    if not _takes_steps(run) and (options.step_size, options.later_step_size) != (None, None):
+        raise UnsuitableAlgorithm(f"{name} takes no gradient steps, so it has no step sizes; leave them out")
+    rows_of_its_own = kind_of_run(run.config) is RECURRENT or find_algorithm(name).specialists
+    if rows_of_its_own and options.steps is not None:
+        raise UnsuitableAlgorithm(f"{name} takes no gradient steps, got --steps {options.steps}; leave it out")
 
 
 def _episodes_a_row(run: Run, options: EvaluateConfig) -> int:

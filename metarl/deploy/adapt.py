@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.deploy.policy import AdaptedPolicy, Origin
 from metarl.deploy.spaces import Spaces, check_spaces
 from metarl.policies.base import Policy
-from metarl.reinforcement.algorithms import make_learner
+from metarl.reinforcement.algorithms import find_algorithm, make_learner
 from metarl.reinforcement.collecting import Evaluation, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.rollout.collect import RolloutConfig
@@ -35,7 +36,7 @@ class AdaptConfig:
     """How a policy adapts to one task; what is left out is as in the run that meta-trained it."""
 
     steps: int | None = None
-    """Gradient steps K; each collects episodes of its own."""
+    """Gradient steps K; each collects episodes of its own. A policy that does not adapt takes none."""
     step_size: float | None = None
     """Of as many steps as the run took; those past them are half as large, as in Finn et al. 2017, app. A.2."""
     episodes: int | None = None
@@ -54,7 +55,18 @@ class AdaptConfig:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size}; leave it out for the run's")
 
     def step_sizes(self, train: MetaTrainConfig) -> list[float]:
-        """Of each step; an algorithm that learns step sizes scales them to these."""
+        """Of each step; an algorithm that learns step sizes scales them to these.
+
+        Raises:
+            UnsuitableAlgorithm: if steps are told of an algorithm whose policies take none.
+        """
+        if not find_algorithm(train.algorithm).adapts:
+            if self.steps or self.step_size is not None:
+                raise UnsuitableAlgorithm(
+                    f"a policy of {train.algorithm} takes no gradient steps, got steps {self.steps} and step_size "
+                    f"{self.step_size}; leave them out to have it as it is"
+                )
+            return []
         steps = train.inner.steps if self.steps is None else self.steps
         return train.inner.step_sizes(steps, self.step_size)
 
@@ -116,6 +128,7 @@ def adapt(
 
     Raises:
         SpaceMismatch: if the environment's spaces are not those of meta-training, before its first reset.
+        UnsuitableAlgorithm: if steps are told of an algorithm whose policies take none.
         EnvironmentFault: if the environment raises an exception or breaks Gymnasium's contract.
         AdaptationFailed: if the steps were too large.
     """

@@ -161,10 +161,15 @@ def test_an_initialization_is_loaded_to_the_processor(tiny_run: Path, tmp_path: 
     assert start.config.device == "cpu"
 
 
-def test_an_oracle_fits_only_environments_that_show_their_task(tmp_path: Path, capsys):
+def test_an_oracle_is_saved_as_it_is_and_fits_only_environments_that_show_their_task(tmp_path: Path, capsys):
     flags = ["--runs", str(tmp_path), "--name", "run", "--algorithm", "oracle", *TINY]
     assert main(["train", "cartpole", *flags]) == 0
+    assert main(["adapt", str(tmp_path / "run"), "--task", "1", "--steps", "2", "--output", str(tmp_path / "no")]) == 2
+    assert "a policy of oracle takes no gradient steps, got steps 2" in told(capsys)
     assert main(["adapt", str(tmp_path / "run"), "--task", "1"]) == 0
-    assert metarl.load_policy(tmp_path / "run" / "adapted").observation_space.shape == (6,)
+    assert "as it is, on gravity" in " ".join(capsys.readouterr().out.split())
+    policy = metarl.load_policy(tmp_path / "run" / "adapted")
+    assert policy.observation_space.shape == (6,)
+    assert len(policy.origin.returns) == 1
     assert main(["adapt", str(tmp_path / "run"), "--env-id", "CartPole-v1", "--output", str(tmp_path / "no")]) == 2
     assert "shape (6,), got (4,)" in told(capsys)

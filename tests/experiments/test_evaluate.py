@@ -57,6 +57,7 @@ def test_steps_past_those_of_training_are_half_as_large_unless_told():
     assert EvaluateConfig(steps=3, step_size=0.4, later_step_size=0.3).step_sizes(two) == [0.4, 0.4, 0.3]
     assert EvaluateConfig(steps=2).step_sizes(InnerConfig(step_size=0.1, steps=0)) == [0.1, 0.05]
     assert EvaluateConfig(steps=0).step_sizes(one) == []
+    assert EvaluateConfig().step_sizes(one) == EvaluateConfig(steps=3).step_sizes(one)
 
 
 def test_the_interval_is_students_t_over_tasks():

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 import metarl
 import metarl.envs
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.deploy.adapt import AdaptationFailed, AdaptConfig, OneTask, adapt, adapt_to_task, environment_of
 from metarl.deploy.spaces import SpaceMismatch, Spaces
 from metarl.reinforcement.algorithms import ALGORITHMS, make_learner
@@ -129,6 +130,16 @@ def test_steps_that_end_in_numbers_that_are_not_finite_are_an_error(make_start, 
         adapt(make_start(), counting(BOX, []), AdaptConfig(steps=3, step_size=1e38))
 
 
+@pytest.mark.parametrize("told", [{"steps": 2}, {"step_size": 0.1}])
+def test_steps_of_a_policy_that_takes_none_are_refused_before_the_environment_is_reset(told, make_start, counting):
+    start, calls = make_start(), []
+    start = start._replace(config=replace(start.config, algorithm="multi-task"))
+    with pytest.raises(UnsuitableAlgorithm, match="multi-task takes no gradient steps, got steps"):
+        adapt(start, counting(BOX, calls), AdaptConfig(**told))
+    assert "reset" not in calls
+    assert adapt(start, counting(BOX, calls), AdaptConfig(steps=0)).origin.steps == 0
+
+
 def test_an_environment_that_raises_is_named(make_start):
     def broken() -> gymnasium.Env:
         raise OSError("no such robot")
@@ -139,13 +150,13 @@ def test_an_environment_that_raises_is_named(make_start):
 
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"oracle", "single-task"}))
 def test_every_algorithm_adapts_by_its_own_rule(algorithm, make_start, counting):
-    """Also those whose policies do not adapt in training; of multi-task ones not a number moves."""
+    """Also those whose policies do not adapt in training; a multi-task one stays as it is."""
     start = make_start()
     config = replace(start.config, algorithm=algorithm)
     family = OneTask(counting(BOX, []))
     policy, state = initial_state(family, config)
     found = adapt(start._replace(policy=policy, meta=state.meta, config=config), counting(BOX, []))
-    assert found.origin.steps == 1
+    assert found.origin.steps == (0 if algorithm == "multi-task" else 1)
     moved = {name for name, value in found.phi.items() if not torch.equal(value[0], state.meta.theta[name])}
     assert bool(moved) == (algorithm != "multi-task")
     if algorithm == "anil":
