@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from metarl.inner.adapt import Learner, adapt
 from metarl.inner.lstm import initial_lstm, meta_lstm
-from metarl.inner.rules import Feedback, InnerRule, layer_step_sizes, meta_sgd, proximal_sgd, sgd
+from metarl.inner.rules import Feedback, InnerRule, layer_step_sizes, meta_sgd, only, proximal_sgd, sgd
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.inner.synaptic import SynapticProblem, synaptic
 from metarl.losses import cross_entropy, squared_error
@@ -127,18 +127,38 @@ def test_maml_s_meta_gradient_of_a_perceptron_equals_finite_differences(network,
     assert float(found.losses.mean()) == pytest.approx(loss_after(learner, meta, data), rel=1e-12)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("network", CONVOLUTIONS)
-def test_maml_s_meta_gradient_is_exact_where_scales_and_shifts_of_batch_normalization_adapt(network, steps):
+RULES: dict[str, tuple[Callable[[int, Model], InnerRule], Callable[[Sequence[int]], Sequence[int]] | None]] = {
+    "sgd": (lambda step, model: sgd(0.3), None),
+    "meta-sgd": (lambda step, model: meta_sgd(), lambda shape: shape),
+    "layer step sizes": (lambda step, model: layer_step_sizes(step), lambda shape: (2,)),
+    "sgd, only the head": (lambda step, model: only(sgd(0.3), model.head_names), None),
+    "anil": (lambda step, model: sgd(0.3), None),
+}
+"""Rules, and the shapes of their step sizes by those of parameters, where they are learned."""
+
+
+@pytest.mark.parametrize(
+    ("network", "steps", "rule"),
+    [
+        *((network, steps, "sgd") for network in CONVOLUTIONS for steps in (1, 2)),
+        *((network, 2, rule) for network in ("strided relu", "strided smooth") for rule in [*RULES][1:]),
+    ],
+)
+def test_a_meta_gradient_is_exact_where_scales_and_shifts_of_batch_normalization_adapt(network, steps, rule):
     """``vmap`` is silently wrong by a fifth here, in torch 2.13."""
     form, activation = CONVOLUTIONS[network]
     model = conv_model(SHAPES[form], CLASSES, form=form, filters=3, activation=activation)
-    data = images(steps, SHAPES[form])
-    learner = learner_of(SupervisedProblem(model, cross_entropy), [sgd(0.3)] * steps)
-    meta = Meta(fresh(model), {}, {})
+    data, (make, shape_of) = images(steps, SHAPES[form]), RULES[rule]
+    problem = SupervisedProblem(model, cross_entropy, model.head_names if rule == "anil" else None)
+    learner = learner_of(problem, [make(step, model) for step in range(steps)])
+    theta, eta = fresh(model), {}
+    if shape_of is not None:
+        shapes = {f"step_size/{name}": shape_of(value.shape) for name, value in theta.items()}
+        eta = {name: 0.3 + 0.05 * normal(*shape, seed=7) for name, shape in shapes.items()}
+    meta = Meta(theta, eta, {})
     found = whole(partial(through, learner), meta, data)
     assert {f"{kind}_{block}" for kind in ("scale", "shift") for block in range(4)} < set(found.meta.theta)
-    assert_slopes(lambda at: loss_after(learner, at, data), meta, found, ["theta"])
+    assert_slopes(lambda at: loss_after(learner, at, data), meta, found, ["theta", "eta"])
 
 
 def line(tasks: Sequence[tuple[float, float]]) -> TaskData[Examples]:
@@ -298,9 +318,10 @@ def test_reptile_with_more_steps_than_examples_uses_them_again():
     assert found.meta.theta["w"].item() == pytest.approx(-2.75, rel=1e-14)
 
 
-def test_the_meta_lstm_s_gradient_is_that_with_gradients_and_losses_held_constant():
+@pytest.mark.parametrize("network", ["smooth", "normalized smooth"])
+def test_the_meta_lstm_s_gradient_is_that_with_gradients_and_losses_held_constant(network):
     """Finite differences of the rule fed with what it was told at the point."""
-    model, data = PERCEPTRONS["smooth"], values(3)
+    model, data = PERCEPTRONS[network], values(3)
     rule = meta_lstm(4)
     learner = learner_of(SupervisedProblem(model, squared_error), [rule] * 3, first_order=True)
     weights = initial_lstm(4, 0.1, torch.Generator().manual_seed(0))
@@ -357,9 +378,15 @@ def test_the_implicit_gradient_of_linear_regression_is_the_closed_form(proximity
     assert found.losses.tolist() == pytest.approx(losses, rel=1e-8)
 
 
-def test_the_implicit_gradient_of_a_perceptron_equals_finite_differences_of_the_proximal_minimum():
-    model, data, proximity = PERCEPTRONS["smooth"], values(80), 4.0
-    learner = learner_of(SupervisedProblem(model, squared_error), [proximal_sgd(0.1, proximity)] * 80)
+@pytest.mark.parametrize(
+    ("network", "proximity", "step_size"), [("smooth", 4.0, 0.1), ("normalized smooth", 8.0, 0.05)]
+)
+def test_the_implicit_gradient_of_a_perceptron_equals_finite_differences_of_the_proximal_minimum(
+    network, proximity, step_size
+):
+    """Losses curve by up to 11 and by -4 where normalization's scales and shifts adapt: there is one minimum, found."""
+    model, data = PERCEPTRONS[network], values(80)
+    learner = learner_of(SupervisedProblem(model, squared_error), [proximal_sgd(step_size, proximity)] * 80)
     meta = Meta(fresh(model), {}, {})
     found = whole(partial(implicit, learner, proximity=proximity, cg_iterations=40), meta, data)
     for index, (name, value) in enumerate(meta.theta.items()):
@@ -369,6 +396,7 @@ def test_the_implicit_gradient_of_a_perceptron_equals_finite_differences_of_the_
             for width in (1e-5, -1e-5)
         )
         expected = (ahead - behind) / 2e-5
+        assert abs(expected) > 1e-5, "a slope of nothing would prove nothing"
         assert float((found.meta.theta[name] * along).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-6), name
 
 
