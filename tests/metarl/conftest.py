@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from metarl.losses import Estimator, make_inner_loss, mean_kl, surrogate_loss
 from metarl.mlp_kernels import Activation
 from metarl.policies.base import PolicyConfig
 from metarl.policies.gaussian import GaussianPolicy
-from metarl.trees import detach, expand
+from metarl.trees import detach, expand, map_rollouts
 from metarl.types import Meta, Params, Rollouts, TaskData
 
 TASKS, EPISODES, HORIZON = 3, 2, 4
@@ -56,6 +56,21 @@ class Problem:
         return {
             name: piece.view(value.shape) for (name, value), piece in zip(self.meta.theta.items(), pieces, strict=True)
         }
+
+    def permuted(self, tasks: Sequence[int], episodes: Sequence[int]) -> Problem:
+        """The same with tasks, and the episodes of each, in another order."""
+        data, order = self.data, list(tasks)
+        support = tuple(permuted(batch, order, list(episodes)) for batch in data.support)
+        credit = None if data.credit is None else data.credit[order]
+        return replace(self, data=TaskData(support, permuted(data.query, order, list(episodes)), credit))
+
+
+def permuted(batch: Rollouts, tasks: list[int], episodes: list[int]) -> Rollouts:
+    """The same rollouts in another order."""
+    moved = map_rollouts(lambda field: field[tasks], batch)
+    mean = moved.behavior["mean"].unflatten(1, batch.mask.shape[1:])[:, episodes].flatten(1, 2)
+    fields = {name: getattr(moved, name)[:, episodes] for name in Rollouts._fields[:6]}
+    return Rollouts(**fields, behavior=moved.behavior | {"mean": mean})
 
 
 def random_batch(policy: GaussianPolicy, phi: Params, generator: torch.Generator) -> Rollouts:

@@ -17,12 +17,11 @@ from metarl.trees import (
     gradients,
     heaviest_steps,
     leaves,
-    map_rollouts,
     mean_of_sums,
     split_tasks,
     stride_steps,
 )
-from metarl.types import Params, Rollouts, TaskData
+from metarl.types import Params, Rollouts
 
 ESTIMATORS = ["lvc", "reinforce", "dice"]
 EVERY_CASE = [(estimator, steps) for estimator in ESTIMATORS for steps in (0, 1, 2)]
@@ -188,14 +187,6 @@ def test_groups_of_tasks_add_up_to_all_of_them(make_problem, estimator, size):
     assert_close(problem.vector(product), fisher_product(problem, vector), rtol=1e-10, atol=1e-12)
 
 
-def permuted(batch: Rollouts, tasks: list[int], episodes: list[int]) -> Rollouts:
-    """The same rollouts in another order."""
-    moved = map_rollouts(lambda field: field[tasks], batch)
-    mean = moved.behavior["mean"].unflatten(1, batch.mask.shape[1:])[:, episodes].flatten(1, 2)
-    fields = {name: getattr(moved, name)[:, episodes] for name in Rollouts._fields[:6]}
-    return Rollouts(**fields, behavior=moved.behavior | {"mean": mean})
-
-
 @pytest.mark.parametrize(
     ("tasks", "episodes"), [([2, 0, 1], [0, 1]), ([0, 1, 2], [1, 0]), ([1, 2, 0], [1, 0])], ids=str
 )
@@ -204,11 +195,7 @@ def test_the_order_of_tasks_and_episodes_changes_nothing(make_problem, estimator
     problem = make_problem(estimator, 2)
     (vector,) = directions(problem, 1)
     gradient, product = meta_gradient(problem), fisher_product(problem, vector)
-    data = TaskData(
-        tuple(permuted(batch, tasks, episodes) for batch in problem.data.support),
-        permuted(problem.data.query, tasks, episodes),
-    )
-    other = type(problem)(problem.learner, problem.meta, data)
+    other = problem.permuted(tasks, episodes)
     assert_close(meta_gradient(other), gradient, rtol=1e-10, atol=1e-12)
     assert_close(fisher_product(other, vector), product, rtol=1e-10, atol=1e-12)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,32 +11,66 @@ from torch.testing import assert_close
 from metarl.inner.adapt import adapt
 from metarl.inner.rules import proximal_sgd, sgd
 from metarl.losses import surrogate_loss
-from metarl.outer.objectives import SURROGATE, clipped
+from metarl.outer.objectives import SURROGATE, clipped, exploring
 from metarl.outer.policy_gradients import implicit, judge, reptile, through
 from metarl.trees import expand, gradients, leaves
 
 TASKS = 3
 
 
-@pytest.mark.parametrize("estimate", [through(SURROGATE), through(clipped(0.2, 0.5, 1)), reptile, implicit(5.0, 3)])
-def test_groups_of_tasks_and_their_order_change_nothing(make_problem, estimate):
-    whole, single = make_problem("lvc", 1), make_problem("lvc", 1, task_chunk=1)
-    expected = judge(estimate, whole.learner, whole.meta, whole.data)
+CREDIT = torch.tensor([0.7, -1.2, 0.4], dtype=torch.float64)
+ESTIMATES = {
+    "surrogate": through(SURROGATE),
+    "anchored": through(clipped(0.2, 0.5, 2)),
+    "exploring": through(exploring(standardized=False)),
+    "exploring, standardized": through(exploring(standardized=True)),
+    "reptile": reptile,
+    "implicit": implicit(5.0, 3),
+}
+
+
+def away(make_problem, **changes):
+    """Two steps, with credit, away from where the data was collected: there the KL of the support has a gradient."""
+    problem = make_problem("lvc", 2, **changes)
+    theta = {name: value + 0.1 for name, value in problem.meta.theta.items()}
+    return replace(problem, meta=problem.meta._replace(theta=theta), data=problem.data._replace(credit=CREDIT))
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_groups_of_tasks_change_nothing(make_problem, name):
+    whole, single = away(make_problem), away(make_problem, task_chunk=1)
+    expected = judge(ESTIMATES[name], whole.learner, whole.meta, whole.data)
     assert max(float(each.abs().max()) for each in expected.gradient.values()) > 1e-3
-    found = judge(estimate, single.learner, single.meta, single.data)
+    found = judge(ESTIMATES[name], single.learner, single.meta, single.data)
     assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    order = torch.tensor([2, 0, 1])
-    turned = whole.data._replace(
-        support=tuple(_turned(batch, order) for batch in whole.data.support), query=_turned(whole.data.query, order)
-    )
-    again = judge(estimate, whole.learner, whole.meta, turned)
-    assert_close(again.gradient, expected.gradient, rtol=1e-9, atol=1e-12)
-    assert_close(again.objective, expected.objective[order], rtol=1e-9, atol=1e-12)
 
 
-def _turned(batch, order):
-    behavior = {name: each[order] for name, each in batch.behavior.items()}
-    return type(batch)(*(each[order] for each in batch[:6]), behavior)
+@pytest.mark.parametrize(
+    ("tasks", "episodes"), [([2, 0, 1], [0, 1]), ([0, 1, 2], [1, 0]), ([1, 2, 0], [1, 0])], ids=str
+)
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_the_order_of_tasks_and_of_their_episodes_changes_nothing(make_problem, name, tasks, episodes):
+    problem = away(make_problem)
+    turned = problem.permuted(tasks, episodes)
+    expected = judge(ESTIMATES[name], problem.learner, problem.meta, problem.data)
+    found = judge(ESTIMATES[name], problem.learner, problem.meta, turned.data)
+    assert_close(found.gradient, expected.gradient, rtol=1e-9, atol=1e-12)
+    for field in ("objective", "kl", "support_kl"):
+        assert_close(getattr(found, field), getattr(expected, field)[tasks], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("standardized", [False, True])
+def test_credit_is_of_its_own_task_and_the_anchor_holds(make_problem, standardized):
+    """Else the test above would pass for objectives that leave them out."""
+    problem = away(make_problem)
+
+    def gradient(objective, credit=CREDIT):
+        data = problem.data._replace(credit=credit)
+        return problem.vector(judge(through(objective), problem.learner, problem.meta, data).gradient)
+
+    one = exploring(standardized=standardized)
+    assert float((gradient(one) - gradient(one, CREDIT[[2, 0, 1]])).norm()) > 1e-3
+    assert float((gradient(clipped(0.2, 0.5, 2)) - gradient(clipped(0.2, 0.0, 2))).norm()) > 1e-3
 
 
 def test_reptile_is_the_way_back_from_the_end_of_one_more_step(make_problem):
