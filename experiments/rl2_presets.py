@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl.experiments.preset import Preset
 from metarl.outer.adam import OptimizerConfig
-from metarl.outer.clipped_recurrent import ClippedConfig
+from metarl.outer.clipped_recurrent import RecurrentPpoConfig
 from metarl.policies.recurrent import RecurrentConfig
 from metarl.reinforcement.rl2 import Rl2Config, TrialConfig
 
@@ -17,7 +17,7 @@ def _bandit(pulls: int, **changes: Any) -> Callable[[], Rl2Config]:
     return lambda: Rl2Config(
         policy=RecurrentConfig(hidden=48),
         rollout=TrialConfig(episodes=pulls, horizon=1, first_episodes=20 if long else 0),
-        outer=ClippedConfig(
+        outer=RecurrentPpoConfig(
             discount=0.99 if long else 1.0,
             gae_lambda=0.8 if long else 0.3,
             epochs=4 if long else 5,
@@ -35,7 +35,7 @@ def _control(horizon: int, *, log_std: float, tasks: int = 40, normalize: bool =
     return lambda: Rl2Config(
         policy=RecurrentConfig(hidden=128, initial_log_std=log_std, min_log_std=min(log_std, -2.0) - 1.0),
         rollout=TrialConfig(episodes=2, horizon=horizon, trials=10, normalize_observations=normalize),
-        outer=ClippedConfig(
+        outer=RecurrentPpoConfig(
             minibatches=8, optimizer=OptimizerConfig(learning_rate=1e-3, max_norm=0.5, schedule="linear")
         ),
         meta_batch_size=tasks,

@@ -27,7 +27,7 @@ _FIGURES = ("outer/objective", "outer/value_loss", "train/entropy_nats", "outer/
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClippedConfig:
+class RecurrentPpoConfig:
     """How far, and in which steps, a policy moves for the trials it collected (defaults: Schulman et al. 2017,
     arXiv:1707.06347)."""
 
@@ -94,7 +94,7 @@ def clipped_update(
     theta: Params,
     optimizer: Params,
     trials: Trials,
-    config: ClippedConfig,
+    config: RecurrentPpoConfig,
     *,
     rate: float,
     generator: torch.Generator,
@@ -140,7 +140,7 @@ def _deal(mask: Tensor, minibatches: int, generator: torch.Generator) -> tuple[T
 
 
 def _targets(
-    policy: RecurrentPolicy, theta: Params, sums: Tensor, trials: Trials, config: ClippedConfig
+    policy: RecurrentPolicy, theta: Params, sums: Tensor, trials: Trials, config: RecurrentPpoConfig
 ) -> tuple[Params, Tensor, Targets, float]:
     """Advantages and values to learn, the latter in the unit of all returns so far.
 
@@ -193,7 +193,7 @@ def _values(policy: RecurrentPolicy, theta: Params, trials: Trials, trial_chunk:
 
 
 def clipped_terms(
-    policy: RecurrentPolicy, theta: Params, trials: Trials, targets: Targets, config: ClippedConfig
+    policy: RecurrentPolicy, theta: Params, trials: Trials, targets: Targets, config: RecurrentPpoConfig
 ) -> tuple[Tensor, Tensor]:
     """The loss to minimize, and the figures of ``_FIGURES``, as sums over the steps that happened.
 
@@ -225,14 +225,14 @@ def clipped_terms(
     return loss, torch.stack([objective, value_loss, entropy, kl, clipped]).detach()
 
 
-def trial_advantages(rewards: Tensor, values: Tensor, mask: Tensor, config: ClippedConfig) -> Tensor:
+def trial_advantages(rewards: Tensor, values: Tensor, mask: Tensor, config: RecurrentPpoConfig) -> Tensor:
     """Advantages over whole trials ``[N, L]``, across the ends of their episodes; a trial's own end is for good."""
     until_end = torch.cat([values * mask, torch.zeros_like(values[:, :1])], 1)
     return generalized_advantages(rewards, until_end, mask, discount=config.discount, gae_lambda=config.gae_lambda)
 
 
 def _gradient(
-    policy: RecurrentPolicy, theta: Params, trials: Trials, targets: Targets, rows: Tensor, config: ClippedConfig
+    policy: RecurrentPolicy, theta: Params, trials: Trials, targets: Targets, rows: Tensor, config: RecurrentPpoConfig
 ) -> tuple[Params, Tensor]:
     """Of the mean loss over a minibatch's steps, and the mean figures."""
     count = trials.mask[rows].sum().clamp(min=1.0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metarl.engine import Clock, Collected, Scores, TrainState, Update, check_loop, mean_score
-from metarl.outer.clipped_recurrent import ClippedConfig, clipped_update, initial_optimizer
+from metarl.outer.clipped_recurrent import RecurrentPpoConfig, clipped_update, initial_optimizer
 from metarl.policies.recurrent import RecurrentConfig, RecurrentPolicy, make_recurrent_policy
 from metarl.processor import keep_freed_memory, single_threaded
 from metarl.rollout.normalizer import make_scaler, no_statistics, update_statistics
@@ -69,7 +69,7 @@ class Rl2Config:
     """Name of the algorithm; these are the settings of this one alone."""
     policy: RecurrentConfig = field(default_factory=RecurrentConfig)
     rollout: TrialConfig = field(default_factory=TrialConfig)
-    outer: ClippedConfig = field(default_factory=ClippedConfig)
+    outer: RecurrentPpoConfig = field(default_factory=RecurrentPpoConfig)
     meta_batch_size: int = 40
     """Tasks per meta-iteration (M)."""
     iterations: int = 500

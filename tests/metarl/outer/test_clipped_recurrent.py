@@ -11,8 +11,8 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from metarl.outer.adam import OptimizerConfig
 from metarl.outer.clipped_recurrent import (
-    ClippedConfig,
     ClippedStep,
+    RecurrentPpoConfig,
     Targets,
     clipped_terms,
     clipped_update,
@@ -25,7 +25,7 @@ from metarl.trees import gradients, leaves
 from metarl.types import Params
 
 REAL, DISCRETE = Box(-1.0, 1.0, (2,)), Discrete(3)
-CONFIG = ClippedConfig(epochs=2, minibatches=2, optimizer=OptimizerConfig(learning_rate=0.01))
+CONFIG = RecurrentPpoConfig(epochs=2, minibatches=2, optimizer=OptimizerConfig(learning_rate=0.01))
 KINDS = pytest.mark.parametrize("actions", [DISCRETE, REAL], ids=["discrete", "real"])
 
 
@@ -47,7 +47,7 @@ def problem(actions: Space, *, behind: float = 0.0) -> tuple[RecurrentPolicy, Pa
     return policy, theta, trials._replace(log_probs=log_probs - behind), Targets(normal(5, 6) * mask, normal(5, 6))
 
 
-def objective_gradient(config: ClippedConfig, *given: object) -> tuple[Params, torch.Tensor]:
+def objective_gradient(config: RecurrentPpoConfig, *given: object) -> tuple[Params, torch.Tensor]:
     policy, theta, trials, targets = given
     at = leaves(theta)
     loss, figures = clipped_terms(policy, at, trials, targets, config)
@@ -115,13 +115,13 @@ def test_advantages_run_through_the_whole_trial_and_stop_at_its_end():
 
     Errors: 1 + 2/2 - 4 = -2, 2 + 6/2 - 2 = 3, 8 + 0 - 6 = 2; each adds a quarter of the next.
     """
-    config = ClippedConfig(discount=0.5, gae_lambda=0.5)
+    config = RecurrentPpoConfig(discount=0.5, gae_lambda=0.5)
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     found = trial_advantages(torch.tensor([[1.0, 2.0, 8.0, 0.0]]), torch.tensor([[4.0, 2.0, 6.0, 100.0]]), mask, config)
     assert found.tolist() == [[-2.0 + 3.5 / 4.0, 3.0 + 2.0 / 4.0, 2.0, 0.0]]
 
 
-def update(trials: Trials, policy: RecurrentPolicy, theta: Params, config: ClippedConfig = CONFIG) -> ClippedStep:
+def update(trials: Trials, policy: RecurrentPolicy, theta: Params, config: RecurrentPpoConfig = CONFIG) -> ClippedStep:
     optimizer = initial_optimizer(theta, config.optimizer)
     generator = torch.Generator().manual_seed(1)
     return clipped_update(policy, theta, optimizer, trials, config, rate=0.01, generator=generator)
@@ -150,6 +150,24 @@ def test_groups_of_trials_change_an_update_only_by_rounding():
     for other in found[1:]:
         for name, value in found[0].items():
             torch.testing.assert_close(other[name], value)
+
+
+@KINDS
+@pytest.mark.parametrize("order", [[4, 2, 0, 3, 1], [1, 0, 2, 3, 4]], ids=str)
+def test_the_order_of_trials_changes_nothing(actions, order):
+    """Neither the loss of given targets nor, where a minibatch has all trials, an update with targets of its own."""
+    policy, theta, trials, targets = problem(actions, behind=0.1)
+    turned = Trials(*(field[order] for field in trials))
+    one, figures = objective_gradient(CONFIG, policy, theta, trials, targets)
+    other, again = objective_gradient(CONFIG, policy, theta, turned, Targets(*(field[order] for field in targets)))
+    torch.testing.assert_close(again, figures)
+    config = replace(CONFIG, minibatches=1, epochs=3)
+    here, there = update(trials, policy, theta, config), update(turned, policy, theta, config)
+    assert here.metrics == pytest.approx(there.metrics)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value)
+        torch.testing.assert_close(there.theta[name], here.theta[name])
+        assert not torch.equal(here.theta[name], theta[name]), name
 
 
 def test_the_value_head_says_what_it_said_when_the_unit_of_returns_changes():
@@ -196,4 +214,4 @@ def test_an_update_whose_gradient_is_not_finite_moves_nothing(number):
 )
 def test_settings_without_meaning_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        ClippedConfig(**change)
+        RecurrentPpoConfig(**change)

@@ -15,7 +15,7 @@ import metarl.envs
 from metarl.checkpoints import load_checkpoint, save_checkpoint
 from metarl.engine import Iteration, TrainingStalled, TrainState, meta_train
 from metarl.outer.adam import OptimizerConfig
-from metarl.outer.clipped_recurrent import ClippedConfig
+from metarl.outer.clipped_recurrent import RecurrentPpoConfig
 from metarl.policies.recurrent import RecurrentConfig
 from metarl.reinforcement.rl2 import (
     Rl2Config,
@@ -34,7 +34,7 @@ NAVIGATION: Any = metarl.make_family("navigation-2d")
 TINY = Rl2Config(
     policy=RecurrentConfig(hidden=4, initial_log_std=-2.0),
     rollout=TrialConfig(episodes=3, horizon=5, trials=2),
-    outer=ClippedConfig(epochs=2, minibatches=3, trial_chunk=2),
+    outer=RecurrentPpoConfig(epochs=2, minibatches=3, trial_chunk=2),
     meta_batch_size=4,
     iterations=4,
     held_out_every=2,
@@ -151,7 +151,9 @@ class CountingFamily:
 def test_row_k_of_the_scores_is_the_episode_after_k_others():
     """Two steps of 1, 2, 3 times the task."""
     config = replace(TINY, iterations=1, rollout=TrialConfig(episodes=3, horizon=2))
-    config = replace(config, outer=ClippedConfig(minibatches=1), meta_batch_size=2, held_out_tasks=1, held_out_every=1)
+    config = replace(
+        config, outer=RecurrentPpoConfig(minibatches=1), meta_batch_size=2, held_out_tasks=1, held_out_every=1
+    )
     (found,) = run(CountingFamily(1.0, 10.0), config)
     assert found.scores["return"].tolist() == [[2.0, 20.0], [4.0, 40.0], [6.0, 60.0]]
     assert found.scores["success"].tolist() == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
@@ -197,7 +199,7 @@ def test_a_bandits_best_arm_is_found_within_a_trial():
     config = Rl2Config(
         policy=RecurrentConfig(hidden=16),
         rollout=TrialConfig(episodes=10, horizon=1),
-        outer=ClippedConfig(
+        outer=RecurrentPpoConfig(
             epochs=4, gae_lambda=0.3, optimizer=OptimizerConfig(learning_rate=0.01, max_norm=0.5), trial_chunk=300
         ),
         meta_batch_size=300,
@@ -214,7 +216,7 @@ def test_a_bandits_best_arm_is_found_within_a_trial():
 TEN = Rl2Config(
     policy=RecurrentConfig(hidden=48),
     rollout=TrialConfig(episodes=10, horizon=1),
-    outer=ClippedConfig(
+    outer=RecurrentPpoConfig(
         discount=1.0,
         gae_lambda=0.3,
         epochs=5,
@@ -229,7 +231,7 @@ TEN = Rl2Config(
 HUNDRED = Rl2Config(
     policy=RecurrentConfig(hidden=48),
     rollout=TrialConfig(episodes=100, horizon=1, first_episodes=20),
-    outer=ClippedConfig(
+    outer=RecurrentPpoConfig(
         gae_lambda=0.8,
         epochs=4,
         minibatches=8,
