@@ -12,9 +12,10 @@ import pytest
 
 from metarl.experiments import study_chain, study_estimators, study_first_order
 from metarl.experiments.cli import COMMANDS, main
+from metarl.experiments.descent_presets import RATES
 from metarl.experiments.figure_tables import page
 from metarl.experiments.kinds import FEW_SHOT, kind_of
-from metarl.experiments.presets import presets_of
+from metarl.experiments.presets import preset_config, preset_for, presets_of
 from metarl.experiments.results import markdown, rows
 from metarl.experiments.results_few_shot import variants_markdown
 from metarl.few_shot.algorithms import ALGORITHMS
@@ -108,6 +109,58 @@ def test_every_algorithm_of_policies_has_a_page_and_stands_in_the_index():
     for name in POLICIES:
         assert name in pages | baselines, name
         assert re.search(rf"\b{name}\b", index), name
+
+
+PRESETS_OF_PAGES = ("navigation-2d", "half-cheetah-dir", "half-cheetah-vel")
+"""Families whose presets the pages of algorithms name."""
+
+
+def algorithms_of(page: Path, text: str) -> list[tuple[str, str]]:
+    """The algorithms of a page, and what it says of each: the page is of one, or has a section for each."""
+    parts = re.split(r"^## (\S+)\n", text, flags=re.MULTILINE)
+    sections = [(name, part) for name, part in zip(parts[1::2], parts[2::2], strict=True) if name in POLICIES]
+    return sections or [(page.stem, text)]
+
+
+def preset_words(algorithm: str) -> str:
+    """What a page has to say of the presets of its algorithm."""
+    chosen = {family: preset_for(family, algorithm) for family in PRESETS_OF_PAGES}
+    (preset,) = set(chosen.values())
+    clauses = [f"`{family}` ({preset_numbers(family, preset, algorithm)})" for family in PRESETS_OF_PAGES]
+    return f"Preset: `{preset}` on {', '.join(clauses[:-1])} and {clauses[-1]}."
+
+
+def preset_numbers(family: str, preset: str, algorithm: str) -> str:
+    """Those that an algorithm uses of a preset."""
+    train = preset_config(family, preset).train
+    size = f"{train.iterations} iterations of {train.meta_batch_size} tasks"
+    if algorithm == Rl2Config.algorithm:
+        rollout = train.rollout
+        rate = train.outer.optimizer.learning_rate
+        return f"Adam {rate:g}, {size}, {rollout.trials} trials of {rollout.episodes} episodes"
+    row = reinforcement.ALGORITHMS[algorithm]
+    told = {
+        "outer": f"KL {train.outer.max_kl:g}",
+        "optimizer": f"Adam {train.optimizer.learning_rate:g}",
+        "size": size,
+        "inner.step_size": f"inner step {train.inner.step_size:g}",
+        "inner.proximity": f"lambda {train.inner.proximity:.3g}",
+    }
+    used = row.uses | ({"size"} if row.outer is not None else set())
+    return ", ".join(words for path, words in told.items() if path in used)
+
+
+@pytest.mark.parametrize("page", OF_ALGORITHMS, ids=name_of)
+def test_every_page_of_an_algorithm_names_its_preset_with_the_numbers_that_it_has(page):
+    for name, text in algorithms_of(page, page.read_text()):
+        (found,) = re.findall(r"^Preset: .*?(?=\n\n)", text, flags=re.MULTILINE | re.DOTALL)
+        assert " ".join(found.split()) == preset_words(name)
+
+
+def test_the_presets_that_pages_name_have_the_rates_of_the_table():
+    for family, rates in RATES.items():
+        assert preset_numbers(family, "maml-vpg", "maml-vpg").startswith(f"Adam {rates.one:g}, ")
+        assert preset_numbers(family, "promp", "promp").startswith(f"Adam {rates.several:g}, ")
 
 
 @pytest.mark.parametrize("page", OF_ALGORITHMS, ids=name_of)
