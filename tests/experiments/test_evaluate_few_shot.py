@@ -75,7 +75,7 @@ def test_the_same_evaluation_gives_the_same_numbers_and_another_seed_others(few_
 def test_what_is_learned_for_any_number_of_classes_is_judged_on_others_than_trained_on(few_shot: Path, capsys):
     found = evaluated(few_shot / "prototypes", "--ways", "2", "--shots", "3")
     assert (found["ways"], found["shots"], found["training_ways"]) == (2, 3, 3)
-    assert few_shot_rows([(found, 1.0)])[0].algorithm == "prototypes, trained 3-way 2-shot"
+    assert few_shot_rows([(found, 1.0)])[0].algorithm == "prototypes, trained 3-way 1-shot"
     assert main(["evaluate", str(few_shot / "maml"), "--ways", "2"]) == 2
     assert "maml learned parameters for 3 outputs, and these tasks have 2" in " ".join(capsys.readouterr().err.split())
 
