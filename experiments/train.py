@@ -30,6 +30,7 @@ from metarl.checkpoints import save_checkpoint
 from metarl.engine import Iteration, Scores, TrainState, mean_score, meta_train
 from metarl.experiments.config import RunConfig, to_json
 from metarl.experiments.kinds import kind_of_run
+from metarl.experiments.measure import machine, peak_memory
 from metarl.experiments.runs import create_run, load_run, write_json
 from metarl.logs import RunLog, read_metrics
 from metarl.types import Metrics
@@ -132,7 +133,8 @@ def finish(
     *,
     stopped: bool = False,
 ) -> None:
-    """Write ``results.json``, with whether a signal stopped the run, and the hyper-parameters beside their figures."""
+    """Write ``results.json``, with whether a signal stopped the run and what it ran on, and the hyper-parameters beside
+    their final figures."""
     last = {name: value for line in lines[-1:] for name, value in line.items() if "_after_" in name}
     final = {name: value for name, value in last.items() if math.isfinite(value)}
     if final:
@@ -142,6 +144,8 @@ def finish(
         "env_steps": state.env_steps,
         "training_minutes": _training_minutes(lines),
         "stopped": stopped,
+        "peak_memory_mib": round(peak_memory()),
+        "machine": machine(),
         "failed_updates": state.failures,
         "diverged_episodes": int(sum(each.get("train/diverged_episodes", 0.0) for each in lines)),
     }

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -64,6 +65,8 @@ def test_a_run_leaves_its_configuration_checkpoints_metrics_and_results(tiny_run
     results = json.loads((tiny_run / "results.json").read_text())
     assert results["iterations"] == 4
     assert results["train/return_after_1"] == read_metrics(tiny_run)[-1]["train/return_after_1"]
+    assert 50 < results["peak_memory_mib"] < 4000
+    assert results["machine"]["versions"]["torch"] == torch.__version__
 
 
 def test_tensorboard_overlays_the_returns_after_each_step_in_one_chart(tiny_run: Path):
