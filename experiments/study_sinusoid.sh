@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 2 and Figure 3 of Finn et al. 2017 (arXiv:1703.03400): sinusoids after 0 to 10 gradient steps. About 25 minutes
+# Table 2 and Figure 3 of Finn et al. 2017 (arXiv:1703.03400): sinusoids after 0 to 10 gradient steps. About 40 minutes
 # on one core. Usage: experiments/study_sinusoid.sh [FOLDER OF RUNS]; runs that are there already are not made again.
 set -euo pipefail
 runs=${1:-runs}
