@@ -23,6 +23,7 @@ from metarl.deploy.adapt import AdaptationFailed
 from metarl.deploy.files import PolicyFileError
 from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
+from metarl.experiments.bench_few_shot import GradientsDiffer
 from metarl.experiments.config import ConfigError, RunConfig
 from metarl.experiments.kinds import FEW_SHOT, kind_of, kind_of_run
 from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
@@ -53,6 +54,7 @@ _RUN_ERRORS = (
     EnvironmentFault,
     WorkerError,
     MissingPackage,
+    GradientsDiffer,
     AdaptationFailed,
     PolicyFileError,
 )
