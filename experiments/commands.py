@@ -25,6 +25,7 @@ from metarl.engine import TrainingStalled
 from metarl.experiments import train as training
 from metarl.experiments.bench_few_shot import GradientsDiffer
 from metarl.experiments.config import ConfigError, RunConfig
+from metarl.experiments.flags import boolean_flags, with_values
 from metarl.experiments.kinds import FEW_SHOT, kind_of, kind_of_run
 from metarl.experiments.presets import UnknownPreset, preset_config, preset_for, presets_of
 from metarl.experiments.runs import CONFIG, RunError, load_config
@@ -169,9 +170,10 @@ def _run_config(preset: RunConfig, rest: Sequence[str], command: str = "train") 
         kw_only=True,
         frozen=True,
     )
+    booleans = boolean_flags(kind.settings) | boolean_flags(type(preset.family), "--" if kind.flat else "--family.")
     flags: Any = tyro.cli(
         form,
-        args=list(rest),
+        args=with_values(rest, booleans),
         prog=f"metarl {command} {preset.family_name}",
         description=f"Meta-train on {preset.family_name}; defaults from its preset {preset.preset!r}.",
         config=(tyro.conf.FlagConversionOff,),
@@ -223,7 +225,11 @@ def _directory_and_options(command: str, kind: Any, argv: Sequence[str]) -> tupl
         ],
     )
     arguments: Any = tyro.cli(
-        form, args=list(argv), prog=f"metarl {command}", description=kind.__doc__, config=(tyro.conf.FlagConversionOff,)
+        form,
+        args=with_values(argv, boolean_flags(kind)),
+        prog=f"metarl {command}",
+        description=kind.__doc__,
+        config=(tyro.conf.FlagConversionOff,),
     )
     return arguments.directory, arguments.options
 
