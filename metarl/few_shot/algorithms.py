@@ -25,7 +25,7 @@ from metarl.few_shot.learners import (
     PretrainedLearner,
     backpropagate,
 )
-from metarl.few_shot.matching import MatchingConfig, matching
+from metarl.few_shot.matching import matching
 from metarl.few_shot.memory import MemoryConfig, memory_network
 from metarl.few_shot.neighbors import neighbors
 from metarl.few_shot.prototypes import prototypes
@@ -61,12 +61,17 @@ class Algorithm(NamedTuple):
     """Settings that not every algorithm has; see ``OPTIONAL``."""
 
 
+_MEMORY = frozenset(f"memory.{item.name}" for item in dataclasses.fields(MemoryConfig))
+
 OPTIONAL = (
     "inner.layer_step_sizes",
     "inner.multi_step_iterations",
     "inner.proximity",
     "inner.cg_iterations",
     "inner.lstm_hidden",
+    "matching.scale",
+    "matching.processing_steps",
+    *sorted(_MEMORY),
 )
 """Settings that only some algorithms use, as paths from ``FewShotConfig``."""
 
@@ -269,11 +274,11 @@ def _pretrained(family: FewShotFamily, config: FewShotConfig) -> PretrainedLearn
 
 
 def _comparing(
-    method: Callable[[Model, int], ComparingMethod], *, raw: bool = False
+    method: Callable[[Model, FewShotConfig, int], ComparingMethod], *, raw: bool = False
 ) -> Callable[[FewShotFamily, FewShotConfig], ComparingLearner]:
     def build(family: FewShotFamily, config: FewShotConfig) -> ComparingLearner:
         model = pixels(int(torch.Size(family.input_shape).numel())) if raw else make_model(family, config)
-        return ComparingLearner(method(model, family.outputs), family.outputs, config.task_chunk)
+        return ComparingLearner(method(model, config, family.outputs), family.outputs, config.task_chunk)
 
     return build
 
@@ -331,33 +336,39 @@ ALGORITHMS: dict[str, Algorithm] = {
         family={"oracle": True},
     ),
     "neighbors": Algorithm(
-        "nearest neighbor in the inputs", _comparing(lambda model, ways: neighbors(model), raw=True), False, _CLASSES
+        "nearest neighbor in the inputs",
+        _comparing(lambda model, config, ways: neighbors(model), raw=True),
+        False,
+        _CLASSES,
     ),
     "pretrain-neighbors": Algorithm(
         "nearest neighbor in pretrained features", _neighbors_of_pretrained, kinds=_CLASSES
     ),
     "prototypes": Algorithm(
         "prototypical networks (Snell et al. 2017, arXiv:1703.05175)",
-        _comparing(lambda model, ways: prototypes(model)),
+        _comparing(lambda model, config, ways: prototypes(model)),
         kinds=_CLASSES,
     ),
     "matching": Algorithm(
         "matching networks (Vinyals et al. 2016, arXiv:1606.04080)",
-        _comparing(lambda model, ways: matching(model, MatchingConfig(full_context=False))),
+        _comparing(lambda model, config, ways: matching(model, config.matching, full_context=False)),
         kinds=_CLASSES,
+        uses=frozenset({"matching.scale"}),
     ),
     "matching-full-context": Algorithm(
         "the same with full context embeddings",
-        _comparing(lambda model, ways: matching(model, MatchingConfig())),
+        _comparing(lambda model, config, ways: matching(model, config.matching, full_context=True)),
         kinds=_CLASSES,
+        uses=frozenset({"matching.scale", "matching.processing_steps"}),
     ),
     "siamese": Algorithm(
-        "Siamese networks (Koch et al. 2015)", _comparing(lambda model, ways: siamese(model)), kinds=_CLASSES
+        "Siamese networks (Koch et al. 2015)", _comparing(lambda model, config, ways: siamese(model)), kinds=_CLASSES
     ),
     "mann": Algorithm(
         "memory-augmented network on pixels (Santoro et al. 2016, arXiv:1605.06065)",
-        _comparing(lambda model, ways: memory_network(model, ways, MemoryConfig()), raw=True),
+        _comparing(lambda model, config, ways: memory_network(model, ways, config.memory), raw=True),
         kinds=_CLASSES,
+        uses=_MEMORY,
     ),
 }
 """Every few-shot learner by its name on the command line."""

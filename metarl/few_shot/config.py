@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from metarl.engine import check_loop
+from metarl.few_shot.matching import MatchingConfig
+from metarl.few_shot.memory import MemoryConfig
 from metarl.models import ModelActivation, ModelInitialization
 from metarl.outer.adam import OptimizerConfig
 
@@ -86,6 +88,8 @@ class FewShotConfig:
     """Name of the learner ('metarl list')."""
     net: NetConfig = field(default_factory=NetConfig)
     inner: FewShotInnerConfig = field(default_factory=FewShotInnerConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     outer: OptimizerConfig = field(default_factory=OptimizerConfig)
     meta_batch_size: int = 25
     """Tasks per meta-iteration (M)."""

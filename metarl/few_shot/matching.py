@@ -18,12 +18,10 @@ _FORWARD, _BACKWARD, _READ = "context/forward", "context/backward", "context/rea
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """How far embeddings depend on the whole support (defaults: arXiv:1606.04080, app. A)."""
+    """How matching networks compare (defaults: arXiv:1606.04080, app. A)."""
 
-    full_context: bool = True
-    """Embed the support by a bidirectional LSTM over it, and queries by an LSTM that attends to it."""
     processing_steps: int = 5
-    """Reads of the support before a query is answered (K); the paper names no number."""
+    """In full context, reads of the support before a query is answered (K); the paper names no number."""
     scale: float = 10.0
     """Factor of the cosines before the softmax. The paper has none; its cosines within [0, 1] cannot tell classes apart
     with certainty, which makes learning slow (Gidaris and Komodakis 2018, arXiv:1804.09458, begin at 10)."""
@@ -31,11 +29,11 @@ class MatchingConfig:
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 40:
             raise ValueError(
-                f"scale must be positive and at most 40, above which attention underflows, got {self.scale}; "
+                f"matching scale must be positive and at most 40, above which attention underflows, got {self.scale}; "
                 "10 is usual, 1 is the paper's"
             )
         if self.processing_steps < 1:
-            raise ValueError(f"processing_steps must be at least 1, got {self.processing_steps}; 5 is usual")
+            raise ValueError(f"matching processing_steps must be at least 1, got {self.processing_steps}; 5 is usual")
 
 
 def attention(support: Tensor, queries: Tensor, scale: float = 1.0) -> Tensor:
@@ -91,24 +89,25 @@ def embed_queries(params: Params, support: Tensor, features: Tensor, steps: int)
     return state.hidden
 
 
-def matching(model: Model, config: MatchingConfig) -> ComparingMethod:
+def matching(model: Model, config: MatchingConfig, *, full_context: bool) -> ComparingMethod:
     """Matching networks on the features of a model, trained by the cross entropy of the queries.
 
-    The LSTM over the support takes it in an order that depends on the examples alone; see ``recurrent.shuffle``.
+    In full context the support is embedded by a bidirectional LSTM over it, and queries by an LSTM that attends to it.
+    The former takes the support in an order that depends on the examples alone; see ``recurrent.shuffle``.
     """
 
     def init(generator: torch.Generator) -> Meta:
         theta, size = feature_params(model, generator), model.feature_size
-        if config.full_context:
+        if full_context:
             for prefix, inputs in ((_FORWARD, size), (_BACKWARD, size), (_READ, 2 * size)):
                 theta |= lstm_init(inputs, size, generator, prefix=prefix)
         return Meta(theta, {}, {})
 
     def logits(theta: Params, support: Examples, inputs: Tensor, ways: int) -> Tensor:
-        if config.full_context:
+        if full_context:
             support = shuffle(support)
         shown, asked = embed(model, theta, support.inputs, inputs)
-        if config.full_context:
+        if full_context:
             shown = embed_support(theta, shown)
             asked = embed_queries(theta, shown, asked, config.processing_steps)
         return matching_logits(shown, support.targets, asked, ways, config.scale)

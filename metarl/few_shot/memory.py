@@ -21,7 +21,7 @@ _CONTROLLER, _KEYS, _GATES, _ANSWER = "memory/controller", "memory/keys", "memor
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """Sizes of controller and memory (defaults: arXiv:1605.06065, section 4)."""
+    """Controller and memory of a memory-augmented network (defaults: arXiv:1605.06065, section 4)."""
 
     slots: int = 128
     """Rows of the memory."""
@@ -39,9 +39,11 @@ class MemoryConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"memory {name} must be at least 1, got {getattr(self, name)}")
         if self.heads > self.slots:
-            raise ValueError(f"every head needs a slot to write to, got {self.heads} heads and {self.slots} slots")
+            raise ValueError(
+                f"every head of the memory needs a slot to write to, got {self.heads} heads and {self.slots} slots"
+            )
         if not 0.0 <= self.usage_decay <= 1.0:
-            raise ValueError(f"usage_decay must lie in [0, 1], got {self.usage_decay}; 0.99 is usual")
+            raise ValueError(f"memory usage_decay must lie in [0, 1], got {self.usage_decay}; 0.99 is usual")
 
 
 class Memory(NamedTuple):

@@ -195,6 +195,8 @@ def test_a_run_that_diverges_stops_with_what_to_try(tmp_path: Path, capsys):
         (["boolean", "--algorithm", "oracle"], "oracle needs a family with the option oracle, such as sinusoid"),
         (["sinusoid", "--preset", "imamml"], "did you mean 'imaml'?"),
         (["sinusoid", "--algorithm", "imaml", "--compile", "True"], "imaml is not compiled"),
+        (["sinusoid", "--algorithm", "imaml", "--compile"], "imaml is not compiled"),
+        (["sinusoid", "--memory.slots", "9"], "maml does not use the settings --memory.slots"),
         (["navigation-2d", "--algorithm", "maml"], "maml learns supervised tasks, but navigation-2d has environments"),
         (
             ["sinusoid", "--algorithm", "promp"],
@@ -284,6 +286,23 @@ def test_the_sinusoid_preset_is_the_published_setting():
     assert (config.train.meta_batch_size, config.train.iterations, config.family.shots) == (25, 70_000, 10)
 
 
+def test_settings_of_a_memory_have_flags_and_are_kept_with_the_run(shapes: None, tmp_path: Path):
+    flags = ["--algorithm", "mann", "--iterations", "1", "--memory.slots", "9", "--memory.controller-size", "12"]
+    assert train(tmp_path, "run", *flags, family="test-shapes") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+    assert (config["memory"]["slots"], config["memory"]["controller_size"], config["memory"]["heads"]) == (9, 12, 4)
+    assert config["matching"] == {"processing_steps": 5, "scale": 10.0}
+    assert main(["evaluate", str(tmp_path / "run"), "--tasks", "5"]) == 0
+
+
+def test_a_configuration_from_before_a_setting_was_one_is_read_with_its_default():
+    config = preset_config("omniglot", "matching")
+    raw = msgspec.json.decode(to_json(config))
+    for part in ("matching", "memory"):
+        del raw["train"][part]
+    assert from_json(msgspec.json.encode(raw), HERE) == config
+
+
 def changed(**fields: object) -> bytes:
     raw = msgspec.json.decode(to_json(preset_config("sinusoid", "imaml")))
     return msgspec.json.encode(raw | fields)
@@ -297,6 +316,8 @@ def changed(**fields: object) -> bytes:
         (changed(train={"inner": {"step": 1}}), "FewShotInnerConfig has no field step in this version"),
         (changed(train={"outer": {"max_kl": 0.01}}), "OptimizerConfig has no field max_kl"),
         (changed(train={"net": {"filters": 0}}), "net filters must be at least 1, got 0"),
+        (changed(train={"memory": {"rows": 5}}), "MemoryConfig has no field rows"),
+        (changed(train={"matching": {"scale": 0}}), "matching scale must be positive"),
         (changed(train={"rollout": {}}), "FewShotConfig has no field rollout"),
         (changed(train={"outer": {"optimizer": "lion"}}), "optimizer"),
         (changed(family={"ways": 5}), "Sinusoid has no field ways"),

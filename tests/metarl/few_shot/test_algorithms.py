@@ -22,6 +22,8 @@ from metarl.few_shot.algorithms import (
 )
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.learners import FewShotLearner, GradientLearner
+from metarl.few_shot.matching import MatchingConfig
+from metarl.few_shot.memory import MemoryConfig
 from metarl.few_shot.meta_learner import few_shot_data, score_outputs
 from metarl.tasks import FewShotFamily
 from metarl.trees import expand
@@ -293,3 +295,44 @@ def test_only_anils_head_adapts(waves):
 def test_settings_without_use_are_refused_by_name(name, fields, message):
     with pytest.raises(UnsuitableAlgorithm, match=message):
         check_settings(FewShotConfig(algorithm=name, inner=FewShotInnerConfig(**fields)), FewShotConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "users"),
+    [
+        ("maml", {"matching": MatchingConfig(scale=1.0)}, "--matching.scale, .*: matching, matching-full-context$"),
+        ("matching", {"matching": MatchingConfig(processing_steps=2)}, "steps, .*: matching-full-context$"),
+        ("prototypes", {"memory": MemoryConfig(usage_decay=0.5)}, "--memory.usage-decay, .*: mann$"),
+    ],
+)
+def test_settings_of_what_compares_are_refused_elsewhere_and_taken_where_they_are_of_use(name, part, users):
+    with pytest.raises(UnsuitableAlgorithm, match=f"{name} does not use .*{users}"):
+        check_settings(FewShotConfig(algorithm=name, **part), FewShotConfig())
+    for other in users.removesuffix("$").rsplit(": ")[1].split(", "):
+        check_settings(FewShotConfig(algorithm=other, **part), FewShotConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("matching", {"matching": MatchingConfig(scale=1.0)}),
+        ("matching-full-context", {"matching": MatchingConfig(scale=1.0)}),
+        ("matching-full-context", {"matching": MatchingConfig(processing_steps=1)}),
+        ("mann", {"memory": MemoryConfig(usage_decay=0.1)}),
+        ("mann", {"memory": MemoryConfig(slots=6)}),
+    ],
+)
+def test_settings_of_what_compares_change_its_answers_from_the_same_parameters(blobs, name, part):
+    learners = [make_learner(blobs(), replace(config_of(name), **changed)) for changed in ({}, part)]
+    data, meta = data_of(blobs()), start(learners[0])
+    answers = [
+        each.predict(meta, data.support[0], data.query.inputs, steps=0, transductive=True)[-1] for each in learners
+    ]
+    assert float((answers[0] - answers[1]).abs().max()) > 1e-4
+
+
+def test_sizes_of_a_memory_are_those_of_the_settings(blobs):
+    memory = MemoryConfig(width=7, controller_size=11, heads=2)
+    theta = start(make_learner(blobs(), replace(config_of("mann"), memory=memory))).theta
+    assert theta["memory/controller/bias"].shape == (4 * 11,)
+    assert theta["memory/keys/weight"].shape == (11, 2 * 7)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from metarl.few_shot.comparing import pixels
+from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.matching import MatchingConfig, attention, embed_queries, embed_support, matching
 from metarl.few_shot.recurrent import lstm_init
+from metarl.models import Model
 from metarl.types import Params
 
-PLAIN, FULL = MatchingConfig(full_context=False), MatchingConfig(processing_steps=2)
-both = pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full_context"])
+PLAIN = functools.partial(matching, config=MatchingConfig(), full_context=False)
+FULL = functools.partial(matching, config=MatchingConfig(processing_steps=2), full_context=True)
+both = pytest.mark.parametrize("make", [PLAIN, FULL], ids=["plain", "full_context"])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
@@ -30,8 +33,8 @@ def test_attention_is_the_softmax_of_scaled_cosines(scale):
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_a_class_is_as_likely_as_the_attention_on_its_examples(examples, scale):
     support = examples(tensor([[[5.0, 0.0], [0.0, 0.1], [-1.0, 0.0]]]), tensor([[1, 0, 1]]))
-    config = MatchingConfig(full_context=False, scale=scale)
-    got = matching(pixels(2), config).logits({}, support, tensor([[[2.0, 0.0]]]), 2)
+    method = matching(pixels(2), MatchingConfig(scale=scale), full_context=False)
+    got = method.logits({}, support, tensor([[[2.0, 0.0]]]), 2)
     near, far = math.exp(scale), math.exp(-scale)
     total = near + 1.0 + far
     assert_close(got.exp(), tensor([[[1.0 / total, (near + far) / total]]]))
@@ -86,8 +89,8 @@ def test_queries_read_the_support_by_content_before_every_step():
 
 
 @both
-def test_neither_the_order_of_the_support_nor_of_the_tasks_matters(linear_model, double_init, double_episode, config):
-    method = matching(linear_model(5, 4), config)
+def test_neither_the_order_of_the_support_nor_of_the_tasks_matters(linear_model, double_init, double_episode, make):
+    method = make(linear_model(5, 4))
     theta, (support, query) = double_init(method).theta, double_episode
     expected = method.logits(theta, support, query.inputs, 3)
     order, others = tensor([5, 3, 0, 1, 4, 2]), tensor([2, 0, 1])
@@ -96,8 +99,8 @@ def test_neither_the_order_of_the_support_nor_of_the_tasks_matters(linear_model,
 
 
 @both
-def test_renaming_classes_renames_the_logits(linear_model, double_init, double_episode, config):
-    method = matching(linear_model(5, 4), config)
+def test_renaming_classes_renames_the_logits(linear_model, double_init, double_episode, make):
+    method = make(linear_model(5, 4))
     theta, (support, query) = double_init(method).theta, double_episode
     names = tensor([2, 0, 1])
     renamed = method.logits(theta, support._replace(targets=names[support.targets]), query.inputs, 3)
@@ -105,7 +108,7 @@ def test_renaming_classes_renames_the_logits(linear_model, double_init, double_e
 
 
 def test_in_full_context_a_query_does_not_know_the_other_queries(linear_model, double_init, double_episode):
-    method = matching(linear_model(5, 4), FULL)
+    method = FULL(linear_model(5, 4))
     theta, (support, query) = double_init(method).theta, double_episode
     together = method.logits(theta, support, query.inputs, 3)
     assert_close(method.logits(theta, support, query.inputs[:, 2:3], 3), together[:, 2:3])
@@ -114,8 +117,8 @@ def test_in_full_context_a_query_does_not_know_the_other_queries(linear_model, d
 def test_full_context_lets_the_rest_of_the_support_change_an_answer(linear_model, double_init, double_episode):
     """Moving one example of class 0 changes how the attention on classes 1 and 2 compares; plain cosines do not."""
 
-    def odds(config: MatchingConfig, shift: float) -> torch.Tensor:
-        method = matching(linear_model(5, 4), config)
+    def odds(make: Callable[[Model], ComparingMethod], shift: float) -> torch.Tensor:
+        method = make(linear_model(5, 4))
         support, query = double_episode
         moved = support.inputs + shift * (torch.arange(6) == support.targets.eq(0)[0].int().argmax()).view(1, 6, 1)
         logits = method.logits(double_init(method).theta, support._replace(inputs=moved), query.inputs, 3)
@@ -126,15 +129,15 @@ def test_full_context_lets_the_rest_of_the_support_change_an_answer(linear_model
 
 
 @both
-def test_gradients_equal_finite_differences(linear_model, assert_differentiable, config):
-    assert_differentiable(matching(linear_model(5, 4, normalize=True), config))
+def test_gradients_equal_finite_differences(linear_model, assert_differentiable, make):
+    assert_differentiable(make(linear_model(5, 4, normalize=True)))
 
 
 @both
-def test_matching_networks_learn_which_features_tell_classes_apart(linear_model, episode, train, accuracy, config):
+def test_matching_networks_learn_which_features_tell_classes_apart(linear_model, episode, train, accuracy, make):
     """With 12 numbers of noise beside the 4 that count, errors fall to less than a third."""
     sample = functools.partial(episode, tasks=8, ways=5, shots=1, queries=5, noise=0.2, distractors=12)
-    method = matching(linear_model(16, 8), config)
+    method = make(linear_model(16, 8))
     test = sample(torch.Generator().manual_seed(1))
     before = accuracy(method, method.init(torch.Generator().manual_seed(11)), test, 5)
     after = accuracy(method, train(method, sample, ways=5, iterations=200, step_size=0.02), test, 5)
