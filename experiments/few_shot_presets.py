@@ -133,10 +133,13 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             ),
         ),
         "imaml": Preset(
-            summary="16 proximal steps of 0.1, lambda 2, 5 products, 8 tasks, 500 iterations",
+            summary="16 proximal steps of 0.1, lambda 2, 5 damped products, 8 tasks, 500 iterations",
             family={"queries": 3},
             train=_omniglot(
-                "imaml", inner=FewShotInnerConfig(steps=16, step_size=0.1), meta_batch_size=8, iterations=500
+                "imaml",
+                inner=FewShotInnerConfig(steps=16, step_size=0.1, curvature_damping=10.0),
+                meta_batch_size=8,
+                iterations=500,
             ),
         ),
         "meta-lstm": Preset(

@@ -68,6 +68,7 @@ OPTIONAL = (
     "inner.multi_step_iterations",
     "inner.proximity",
     "inner.cg_iterations",
+    "inner.curvature_damping",
     "inner.lstm_hidden",
     "matching.scale",
     "matching.processing_steps",
@@ -228,7 +229,14 @@ def _imaml(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     def estimate(
         learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], iteration: int
     ) -> tuple[Params, Params, Tensor]:
-        return implicit(learner, meta, data, proximity=inner.proximity, cg_iterations=inner.cg_iterations)
+        return implicit(
+            learner,
+            meta,
+            data,
+            proximity=inner.proximity,
+            cg_iterations=inner.cg_iterations,
+            damping=inner.curvature_damping,
+        )
 
     return _adapting(
         family, config, rule=lambda step: proximal_sgd(inner.step_size, inner.proximity), estimate=estimate
@@ -316,7 +324,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "imaml": Algorithm(
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)",
         _imaml,
-        uses=frozenset({"inner.proximity", "inner.cg_iterations"}),
+        uses=frozenset({"inner.proximity", "inner.cg_iterations", "inner.curvature_damping"}),
     ),
     "meta-lstm": Algorithm(
         "a recurrent network as the optimizer (Ravi & Larochelle 2017)",

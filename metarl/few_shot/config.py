@@ -61,6 +61,10 @@ class FewShotInnerConfig:
     """Of imaml: weight lambda of the distance to the initialization."""
     cg_iterations: int = 5
     """Of imaml: products with the Hessian."""
+    curvature_damping: float = 0.0
+    """Of imaml: added to proximity where it divides the Hessian; 10 in the code released with the paper, whose equation
+    has none. With a curvature far above proximity, as of batch normalization on a few pictures, the equation's inverse
+    leaves next to nothing of the gradient."""
     lstm_hidden: int = 20
     """Of meta-lstm: width of its first layer."""
 
@@ -78,6 +82,10 @@ class FewShotInnerConfig:
                 raise ValueError(
                     f"inner {name} must be positive and finite, got {getattr(self, name)}; {usual} is usual"
                 )
+        if not 0.0 <= self.curvature_damping < math.inf:
+            raise ValueError(
+                f"inner curvature_damping must be 0 or more and finite, got {self.curvature_damping}; 10 is usual"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

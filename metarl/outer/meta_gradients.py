@@ -102,7 +102,13 @@ def _end(learner: SupervisedLearner, eta: Params, theta: Params, support: Sequen
 
 
 def implicit(
-    learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], *, proximity: float, cg_iterations: int
+    learner: SupervisedLearner,
+    meta: Meta,
+    data: TaskData[Examples],
+    *,
+    proximity: float,
+    cg_iterations: int,
+    damping: float = 0.0,
 ) -> tuple[Params, Params, Tensor]:
     """Implicit MAML (Rajeswaran et al. 2019, arXiv:1909.04630, alg. 2): the gradient of the query loss where the
     proximal inner problem ended, times the inverse of 1 + H / proximity.
@@ -115,6 +121,7 @@ def implicit(
         data: support for each step, and query.
         proximity: lambda.
         cg_iterations: products with the Hessian.
+        damping: see ``solve_proximal``.
     """
     count = data.query.inputs.shape[0]
     with torch.no_grad():
@@ -124,18 +131,21 @@ def implicit(
         losses = learner.problem.outer_loss(at, data.query)
         slope = gradients(losses.sum(), at)
     local = learner.problem.local_loss(phi, data.support[-1], differentiable=False)
-    solved = solve_proximal(local, slope, proximity=proximity, cg_iterations=cg_iterations)
+    solved = solve_proximal(local, slope, proximity=proximity, cg_iterations=cg_iterations, damping=damping)
     return {name: value.sum(0) for name, value in solved.items()}, {}, losses.detach()
 
 
-def solve_proximal(local: LocalLoss, slope: Params, *, proximity: float, cg_iterations: int) -> Params:
-    """The inverse of 1 + H / proximity times ``slope`` for each task ``[M, ...]``, H the Hessian of the local loss.
+def solve_proximal(
+    local: LocalLoss, slope: Params, *, proximity: float, cg_iterations: int, damping: float = 0.0
+) -> Params:
+    """The inverse of 1 + H / (proximity + damping) times ``slope`` for each task ``[M, ...]``, H the Hessian of the
+    local loss; without damping it is the equation's.
 
     A task whose loss curves down more than proximity holds it has no inverse to follow; it keeps ``slope`` itself.
     """
 
     def product(vector: Params) -> Params:
-        return add_scaled(vector, local.curve(vector), 1.0 / proximity)
+        return add_scaled(vector, local.curve(vector), 1.0 / (proximity + damping))
 
     solved = conjugate_gradient(product, slope, iterations=cg_iterations, by_task=True)
     stuck = task_dot(solved, solved) == 0.0

@@ -17,6 +17,7 @@ from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
         (lambda: FewShotInnerConfig(steps=0, multi_step_iterations=5), "need inner steps of at least 1, got 0"),
         (lambda: FewShotInnerConfig(step_size=math.nan), "inner step_size must be positive and finite, got nan"),
         (lambda: FewShotInnerConfig(proximity=0.0), r"inner proximity must be positive and finite, got 0\.0"),
+        (lambda: FewShotInnerConfig(curvature_damping=-1.0), "inner curvature_damping must be 0 or more"),
         (lambda: FewShotInnerConfig(cg_iterations=0), "inner cg_iterations must be at least 1, got 0"),
         (lambda: NetConfig(form="dense"), "net form must be one of auto, mlp, strided, pooled, got 'dense'"),
         (lambda: NetConfig(activation="gelu"), "net activation must be one of relu, tanh, silu, softplus, got 'gelu'"),

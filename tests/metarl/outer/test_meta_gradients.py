@@ -497,6 +497,9 @@ def test_a_task_that_curves_down_more_than_proximity_holds_keeps_its_slope():
         return {name: curvature.view(2, *[1] * (value.dim() - 1)) * value for name, value in vector.items()}
 
     slope = {"a": torch.randn(2, 3, 2), "b": torch.randn(2, 4)}
+    damped = solve_proximal(Mock(curve=curve), slope, proximity=1.0, cg_iterations=3, damping=4.0)
     solved = solve_proximal(Mock(curve=curve), slope, proximity=1.0, cg_iterations=3)
     for name, value in slope.items():
+        rates = 1.0 / (1.0 + curvature / 5.0)
+        assert_close(damped[name], value * rates.view(2, *[1] * (value.dim() - 1)))
         assert_close(solved[name], value * torch.tensor([1.0, 0.5]).view(2, *[1] * (value.dim() - 1)))
