@@ -115,9 +115,9 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             train=_omniglot("maml"),
         ),
         "20-way": Preset(
-            summary="maml: 20 ways, one query a class, 1500 iterations",
+            summary="maml: 20 ways, one query a class, 1000 iterations",
             family={"ways": 20, "queries": 1},
-            train=_omniglot("maml", iterations=1500),
+            train=_omniglot("maml", iterations=1000),
         ),
         "fomaml": _short("fomaml", 6000, queries=3),
         **{name: _short(name, 3000, queries=3) for name in ("meta-sgd", "anil")},
