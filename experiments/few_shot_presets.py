@@ -133,13 +133,14 @@ FEW_SHOT_PRESETS: dict[str, dict[str, Preset]] = {
             ),
         ),
         "imaml": Preset(
-            summary="16 proximal steps of 0.1, lambda 2, 5 damped products, 8 tasks, 500 iterations",
+            summary="16 proximal steps of 0.1, lambda 0.1, 5 damped products, 8 tasks, Adam 0.001, 300 iterations",
             family={"queries": 3},
             train=_omniglot(
                 "imaml",
-                inner=FewShotInnerConfig(steps=16, step_size=0.1, curvature_damping=10.0),
+                inner=FewShotInnerConfig(steps=16, step_size=0.1, proximity=0.1, curvature_damping=10.0),
+                outer=OptimizerConfig(schedule="cosine"),
                 meta_batch_size=8,
-                iterations=500,
+                iterations=300,
             ),
         ),
         "meta-lstm": Preset(

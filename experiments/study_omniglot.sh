@@ -20,7 +20,7 @@ for algorithm in fomaml meta-sgd anil reptile imaml random pretrain neighbors pr
   matching-full-context siamese mann; do
   study "$algorithm" "--algorithm $algorithm"
 done
-study meta-lstm "--algorithm meta-lstm" "--steps 3"  # each of its steps costs as much as ten of the others
+study meta-lstm "--algorithm meta-lstm" "--steps 3 --tasks 300"  # each of its steps costs as much as ten of the others
 study maml "" "--variants True"
 study prototypes "--algorithm prototypes" "--variants True"
 # more classes in training than in the task, as Snell et al. 2017 train
