@@ -9,11 +9,13 @@ import platform
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from metarl.policies.base import Policy
 from metarl.processor import processors
@@ -71,6 +73,34 @@ def resident_memory() -> float:
     if not path.exists():
         return peak_memory()
     return int(path.read_text().split()[1]) * resource.getpagesize() / MIB
+
+
+def most_kept(make: Callable[[], object]) -> int:
+    """Bytes that the graphs of what is made in this thread keep for their backward passes, at the most."""
+    _Kept.holders.clear()
+    _Kept.now = _Kept.most = 0
+    with torch.autograd.graph.saved_tensors_hooks(_Kept, lambda kept: kept.tensor):
+        make()
+    return _Kept.most
+
+
+class _Kept:
+    """A tensor that a graph keeps for its backward pass; its storage counts as long as some graph keeps it."""
+
+    holders: ClassVar[Counter[int]] = Counter()
+    now = most = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # itself, it would hold the graph that holds it
+        storage = tensor.untyped_storage()
+        self._place, self._bytes = storage.data_ptr(), storage.nbytes()
+        _Kept.now += self._bytes * (not _Kept.holders[self._place])
+        _Kept.holders[self._place] += 1
+        _Kept.most = max(_Kept.most, _Kept.now)
+
+    def __del__(self) -> None:
+        _Kept.holders[self._place] -= 1
+        _Kept.now -= self._bytes * (not _Kept.holders[self._place])
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

@@ -13,26 +13,23 @@ import dataclasses
 import json
 import statistics
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import matplotlib
 import numpy as np
-import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from torch import Tensor
 
 import metarl.envs  # noqa: F401  registers the families
 from metarl.engine import Clock, TrainState
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_scores import mean_and_interval
 from metarl.experiments.kinds import kind_of
-from metarl.experiments.measure import machine
+from metarl.experiments.measure import MIB, machine, most_kept
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.meta_learner import FewShotMetaLearner, few_shot_data, judge
@@ -193,36 +190,13 @@ def cost(study: Study, activation: ModelActivation) -> dict[str, Any]:
     return {"activation": activation, "seconds": seconds, "kept_mib": kept}
 
 
-class _Kept:
-    """A tensor that a graph keeps for its backward pass; its storage counts as long as some graph keeps it."""
-
-    holders: ClassVar[Counter[int]] = Counter()
-    now = most = 0
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()  # itself, it would hold the graph that holds it
-        storage = tensor.untyped_storage()
-        self._place, self._bytes = storage.data_ptr(), storage.nbytes()
-        _Kept.now += self._bytes * (not _Kept.holders[self._place])
-        _Kept.holders[self._place] += 1
-        _Kept.most = max(_Kept.most, _Kept.now)
-
-    def __del__(self) -> None:
-        _Kept.holders[self._place] -= 1
-        _Kept.now -= self._bytes * (not _Kept.holders[self._place])
-
-
 def kept_mib(study: Study, activation: ModelActivation, method: str) -> float:
     """What the graphs of a meta-gradient of all its tasks at once keep at the most, in MiB."""
     config = _config(study, activation, method, 1)
     train = dataclasses.replace(config.train, task_chunk=config.train.meta_batch_size)  # hooks see their own thread
     learner, state = kind_of(config.family).prepare(dataclasses.replace(config, train=train))
     data = FewShotMetaLearner(config.family, learner, train).collect(state, Clock(), logged=False).data
-    _Kept.holders.clear()
-    _Kept.now = _Kept.most = 0
-    with torch.autograd.graph.saved_tensors_hooks(_Kept, lambda kept: kept.tensor):
-        learner.meta_gradient(state.meta, data, 0)
-    return _Kept.most / 2**20
+    return most_kept(lambda: learner.meta_gradient(state.meta, data, 0)) / MIB
 
 
 def summary(content: dict[str, Any], activation: str, method: str) -> tuple[float, float, np.ndarray]:

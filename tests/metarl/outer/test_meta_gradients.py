@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metarl.experiments.measure import most_kept
 from metarl.inner.adapt import Learner, adapt
 from metarl.inner.lstm import initial_lstm, meta_lstm
 from metarl.inner.rules import Feedback, InnerRule, layer_step_sizes, meta_sgd, only, proximal_sgd, sgd
@@ -400,27 +401,10 @@ def test_the_implicit_gradient_of_a_perceptron_equals_finite_differences_of_the_
         assert float((found.meta.theta[name] * along).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-6), name
 
 
-class Kept:
-    """A tensor that a graph keeps for its backward pass, counted as long as it is kept."""
-
-    now = most = 0
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()  # itself, it would hold the graph that holds it
-        Kept.now += tensor.nbytes
-        Kept.most = max(Kept.most, Kept.now)
-
-    def __del__(self) -> None:
-        Kept.now -= self.tensor.nbytes
-
-
-def most_kept(estimate: Callable[[int], Estimate], steps: int) -> int:
+def kept_by(estimate: Callable[[int], Estimate], steps: int) -> int:
     """Bytes that graphs keep at the most while an estimate is made."""
     meta, data = Meta(fresh(PERCEPTRONS["smooth"]), {}, {}), values(steps)
-    Kept.now = Kept.most = 0
-    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        estimate(steps)(meta, data)
-    return Kept.most
+    return most_kept(lambda: estimate(steps)(meta, data))
 
 
 def test_the_memory_of_implicit_gradients_and_of_reptile_does_not_grow_with_the_steps_but_that_of_maml_does():
@@ -438,9 +422,9 @@ def test_the_memory_of_implicit_gradients_and_of_reptile_does_not_grow_with_the_
         learner = learner_of(problem, [sgd(0.1)] * steps)
         return partial(through, learner)
 
-    assert most_kept(by_implicit, 50) == most_kept(by_implicit, 5) > 0
-    assert most_kept(by_reptile, 8) <= most_kept(by_reptile, 4)
-    assert most_kept(by_maml, 50) > 5 * most_kept(by_maml, 5)
+    assert kept_by(by_implicit, 50) == kept_by(by_implicit, 5) > 0
+    assert kept_by(by_reptile, 8) <= kept_by(by_reptile, 4)
+    assert kept_by(by_maml, 50) > 5 * kept_by(by_maml, 5)
 
 
 def estimates(network: str) -> dict[str, tuple[Estimate, Meta, TaskData[Examples]]]:
