@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from metarl.experiments.preset import Preset
+from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.adam import OptimizerConfig
 
 
@@ -27,21 +28,21 @@ _ONE, _SEVERAL = ("maml-vpg", "reptile", "imaml"), ("dice-maml", "maml-ppo", "pr
 
 
 def descent_presets(default: Preset, rates: Rates) -> dict[str, Preset]:
-    """The sizes and the budget of a family's default with an optimizer in place of the trust region.
-
-    A proximal step of imaml ends where the initialization pulls back as strongly as the loss pulls away.
-    """
+    """The sizes and the budget of a family's default with an optimizer in place of the trust region."""
 
     def preset(algorithm: str, rate: float) -> Preset:
         def train() -> Any:
             train = default.train()
-            return dataclasses.replace(
-                train,
-                algorithm=algorithm,
-                optimizer=OptimizerConfig(learning_rate=rate),
-                inner=dataclasses.replace(train.inner, proximity=1.0 / train.inner.step_size),
-            )
+            train = dataclasses.replace(train, algorithm=algorithm, optimizer=OptimizerConfig(learning_rate=rate))
+            if algorithm != "imaml":
+                return train
+            return dataclasses.replace(train, inner=_proximal(train.inner))
 
         return dataclasses.replace(default, summary=f"{algorithm}: as the default with Adam {rate:g}", train=train)
 
     return {name: preset(name, rates.one) for name in _ONE} | {name: preset(name, rates.several) for name in _SEVERAL}
+
+
+def _proximal(inner: InnerConfig) -> InnerConfig:
+    """A step ends where the initialization pulls back as strongly as the loss pulls away."""
+    return dataclasses.replace(inner, proximity=1.0 / inner.step_size)
