@@ -12,7 +12,7 @@ from metarl.inner.adapt import Learner
 from metarl.linear import LinearMap
 from metarl.losses import Estimator, InnerLoss
 from metarl.policies.base import Policy
-from metarl.trees import detach, gradients, leaves
+from metarl.trees import add_scaled, detach, gradients, leaves
 from metarl.types import Params, Rollouts
 
 
@@ -83,11 +83,15 @@ class PolicyLoss(NamedTuple):
         """Of the losses, in the parameters."""
         return self.distribution.pull(self.cotangent)
 
-    def curve(self, vector: Params) -> Params:
-        """The Hessian of the losses times ``vector``."""
-        return self.distribution.product(
-            vector, self.cotangent, lambda tangent: gradients(self.slope, self.at, weights=tangent)
-        )
+    def curve(self, vector: Params, besides: Params | None = None) -> Params:
+        """The Hessian of the losses times ``vector``; and, in the same pass, the gradient of another loss added whose
+        gradient in the distributions is ``besides``."""
+
+        def turn(tangent: Params) -> Params:
+            turned = gradients(self.slope, self.at, weights=tangent)
+            return turned if besides is None else add_scaled(turned, besides, 1.0)
+
+        return self.distribution.product(vector, self.cotangent, turn)
 
 
 class PolicyProblem(NamedTuple):

@@ -59,12 +59,17 @@ class LinearStep(NamedTuple):
         moved = self.rule.push(_join(phi, state, turned, eta))
         return _part(moved, "phi"), _part(moved, "state")
 
-    def pull(self, phi: Params, state: Params, *, first_order: bool) -> StepGradient:
-        """Gradients before the step from those in parameters and state after it."""
+    def pull(
+        self, phi: Params, state: Params, *, first_order: bool, distribution: Params | None = None
+    ) -> StepGradient:
+        """Gradients before the step from those in parameters and state after it, and from one in the distributions
+        that the step started from."""
         back = self.rule.pull(_join(phi, state))
         before, inner = _part(back, "phi"), _part(back, "gradient")
         if not first_order:
-            before = add_scaled(before, self.step.loss.curve(inner), 1.0)
+            before = add_scaled(before, self.step.loss.curve(inner, distribution), 1.0)
+        elif distribution is not None:
+            before = add_scaled(before, self.step.loss.distribution.pull(distribution), 1.0)
         return StepGradient(before, _part(back, "state"), _part(back, "eta"), inner)
 
 
@@ -113,18 +118,18 @@ class Linearization(NamedTuple):
 
         Args:
             phi: leaves ``[M, ...]``.
-            before: gradients in the parameters before each step, to be added.
+            before: gradients in the distributions of each support batch, of the policies before its step, to be added.
             visit: told of each step, the last first, and the gradient in its inner gradient.
         """
         state = zeros_like(_part(self.steps[-1].rule.outputs, "state")) if self.steps else {}
         eta = zeros_like(self.meta.eta)
         for place, linear in reversed(list(enumerate(self.steps))):
-            back = linear.pull(phi, state, first_order=self.learner.first_order)
+            back = linear.pull(
+                phi, state, first_order=self.learner.first_order, distribution=before[place] if before else None
+            )
             phi, state, eta = back.phi, back.state, add_scaled(eta, back.eta, 1.0)
             if visit is not None:
                 visit(linear, back.gradient)
-            if before is not None:
-                phi = add_scaled(phi, before[place], 1.0)
         if self.start is not None:
             phi = add_scaled(phi, self.start.pull(state), 1.0)
         theta = {name: value.sum(0) for name, value in phi.items()}
@@ -166,7 +171,7 @@ class Linearization(NamedTuple):
             return self.pull(after, None, visit)
 
         def of_support(linear: LinearStep, batch: Rollouts) -> Params:
-            return pull_loss(linear.step.loss.distribution, lambda at: support(policy, at, batch, data.credit))
+            return _slope(linear.step.loss.distribution, lambda at: support(policy, at, batch, data.credit))
 
         before = [of_support(*each) for each in zip(self.steps, data.support, strict=True)]
         return self.pull(after, before, visit)
@@ -220,7 +225,12 @@ def _start(learner: PolicyLearner, phi: Params) -> LinearMap | None:
 
 def pull_loss(distribution: LinearMap, loss: Callable[[Params], Tensor]) -> Params:
     """Gradient in the parameters of a loss of their action distributions, summed over tasks."""
+    return distribution.pull(_slope(distribution, loss))
+
+
+def _slope(distribution: LinearMap, loss: Callable[[Params], Tensor]) -> Params:
+    """The same in the distributions."""
     at = leaves(distribution.outputs)
     with torch.enable_grad():
         total = loss(at).sum()
-    return distribution.pull(gradients(total, at))
+    return gradients(total, at)
