@@ -74,6 +74,7 @@ def grouped_classes(group_of: Callable[[str], str], what: str) -> Choose:
             )
         chosen = large[distinct(rng, np.full(count, len(large)), (length,))].reshape(-1)
         places = first[chosen][:, None] + distinct(rng, sizes[chosen], (ways,))
-        return pool[order[places]].reshape(count, length, ways)
+        classes: IntArray = pool[order[places]].reshape(count, length, ways)
+        return classes
 
     return choose
