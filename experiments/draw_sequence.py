@@ -46,11 +46,20 @@ def draw_sequence(result: Mapping[str, Any], path: Path) -> np.ndarray:
     axes.set_xticks(range(length), [str(task + 1) for task in range(length)])
     axes.set_yticks(range(length + 1), ["none", *(str(task + 1) for task in range(length))])
     axes.set(xlabel="judged on task", ylabel="after task")
-    axes.set_title(_title(result), fontsize=9)
+    how = f"mean of {result['sequences']} sequences, {result['steps']} steps on each task"
+    axes.set_title(f"{title(result)}\n{how}", fontsize=9)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
     Image.fromarray(pixels).save(path, format="png")
     return pixels
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """What was learned, by what, and what held it."""
+    held = "nothing holds"
+    if result["consolidate"] != "none":
+        held = f"held by {result['consolidate']}, strength {result['strength']:.3g}"
+    return f"{result['family']} {setting_words(result['ways'], result['shots'])}, {result['algorithm']}, {held}"
 
 
 def _norm(name: str, matrix: np.ndarray) -> Normalize:
@@ -72,13 +81,3 @@ def _write_numbers(axes: Any, matrix: np.ndarray, image: Any) -> None:
         red, green, blue, _ = image.cmap(image.norm(value))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
-
-
-def _title(result: Mapping[str, Any]) -> str:
-    held = "nothing holds" if result["consolidate"] == "none" else f"held by {result['consolidate']}"
-    strength = "" if result["strength"] is None else f" (strength {result['strength']:g})"
-    setting = setting_words(result["ways"], result["shots"])
-    return (
-        f"{result['family']} {setting}, {result['algorithm']}, {held}{strength}\n"
-        f"mean of {result['sequences']} sequences, {result['steps']} steps on each task"
-    )

@@ -14,9 +14,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.experiments.draw_sequence import draw_sequence
+from metarl.experiments.draw_sequence import draw_sequence, title
 from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, judged_run
-from metarl.experiments.few_shot_scores import MAIN, mean_and_interval, score_text, setting_of, setting_words
+from metarl.experiments.few_shot_scores import MAIN, mean_and_interval, score_text, setting_of
 from metarl.experiments.kinds import FEW_SHOT, kind_of_run
 from metarl.experiments.runs import Run, RunError, load_config, load_run, write_json
 from metarl.few_shot.forgetting import sequence_figures
@@ -114,7 +114,7 @@ def summarize(run: Run, options: SequenceRunConfig) -> dict[str, Any]:
     """
     run = judged_run(run, FewShotEvaluateConfig(shots=options.shots, queries=options.queries))
     train, family, protocol = run.config.train, run.config.family, options.protocol
-    sequencer = _sequencer(run, protocol)
+    sequencer = make_sequencer(run.learner, run.state.meta, protocol, kind=family.kind, step_size=train.inner.step_size)
     count = options.sequences or SEQUENCES[family.kind]
     tasks = draw_sequences(family, generator(options.seed, Stream.EVALUATION_TASKS), count, protocol.tasks)
     transductive = train.transductive if options.transductive is None else options.transductive
@@ -146,20 +146,11 @@ def summarize(run: Run, options: SequenceRunConfig) -> dict[str, Any]:
     }
 
 
-def _sequencer(run: Run, protocol: SequenceConfig) -> Sequencer:
-    train = run.config.train
-    return make_sequencer(
-        run.learner, run.state.meta, protocol, kind=run.config.family.kind, step_size=train.inner.step_size
-    )
-
-
 def _scores(
     run: Run, sequencer: Sequencer, options: SequenceRunConfig, tasks: np.ndarray, transductive: bool
 ) -> Scores:
     family, device, (count, length, size) = run.config.family, run.config.train.device, tasks.shape
-    matrix = judge_sequences(
-        family, sequencer, tasks, transductive=transductive, device=device, seed=options.seed
-    )
+    matrix = judge_sequences(family, sequencer, tasks, transductive=transductive, device=device, seed=options.seed)
     alone = judge(
         family,
         run.learner,
@@ -198,22 +189,11 @@ def _columns(values: np.ndarray) -> dict[str, Any]:
     return {"mean": [row["mean"] for row in rows], "ci95": [row["ci95"] for row in rows]}
 
 
-def title(result: Mapping[str, Any]) -> str:
-    """What was learned, by what, and what held it."""
-    setting = setting_words(result["ways"], result["shots"])
-    held = "nothing holds" if result["consolidate"] == "none" else f"held by {result['consolidate']}"
-    strength = "" if result["strength"] is None else f", strength {result['strength']:g}"
-    return f"{result['family']} {setting}, {result['algorithm']}, {held}{strength}"
-
-
 def progress_table(result: Mapping[str, Any]) -> Table:
     """Scores after each task."""
     name, matrix, seen = result["score"], result["matrix"], result["seen"]
-    view = Table(
-        title=f"{title(result)}\n{result['sequences']} sequences of {result['tasks']} tasks, {result['steps']} steps on "
-        f"each; {name}, 95 % interval",
-        min_width=48,
-    )
+    how = f"{result['sequences']} sequences of {result['tasks']} tasks, {result['steps']} steps on each"
+    view = Table(title=f"{title(result)}\n{how}; {name}, 95 % interval", min_width=48)
     for column in ("tasks learned", "the last one", "all learned", "the next one"):
         view.add_column(column, justify="right")
     for done in range(result["tasks"] + 1):

@@ -11,18 +11,15 @@ from torch import Tensor
 from metarl.few_shot.learners import answer
 from metarl.few_shot.meta_learner import few_shot_data, score_outputs
 from metarl.few_shot.sequences import Sequencer, pass_through
-from metarl.models import saved_bytes
 from metarl.processor import map_groups
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.tasks import DrawsSequences, FewShotFamily
 from metarl.trees import map_examples
 from metarl.types import Examples, Params, TaskData
+from metarl.variants.importance import label_noise
 
 _TASKS_HELD = 200
 """Tasks whose examples are in memory at a time, about."""
-_GROUP, _GROUP_BYTES = 10, 2**24
-"""Sequences that are learned together at most, and memory for a pass of their networks. Neither depends on the machine,
-so that what is drawn for a group is the same everywhere."""
 
 
 def draw_sequences(family: FewShotFamily, rng: np.random.Generator, count: int, length: int) -> np.ndarray:
@@ -82,20 +79,21 @@ def _judged(
     kind: str, sequencer: Sequencer, data: list[TaskData[Examples]], transductive: bool, drawn: tuple[int, int]
 ) -> list[dict[str, Tensor]]:
     """Scores of groups of sequences; ``drawn`` is the seed and the number of the first sequence."""
-    inputs = data[0].query.inputs
+    supports, queries = [each.support[0] for each in data], data[0].query
+    outputs = queries.targets.shape[-1] if queries.targets.is_floating_point() else 1
+    draws = torch_generator(drawn[0], Stream.LABELS, drawn[1])
+    noise = [label_noise(support, outputs, draws) for support in supports]
 
     @torch.no_grad()  # which each thread decides for itself
     def judged(group: slice) -> dict[str, Tensor]:
         some = [_part(each, group) for each in data]
-        seed = torch_generator(drawn[0], Stream.EVALUATION_TASKS, drawn[1] + group.start).initial_seed()
-        generator = torch.Generator(inputs.device).manual_seed(seed)
-        points = pass_through(sequencer, [each.support[0] for each in some], generator)
+        points = pass_through(sequencer, [each.support[0] for each in some], [each[group] for each in noise])
         rows = [_scores(kind, sequencer, phi, some, transductive) for phi in points]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    size = _group_size(sequencer, data[0])
-    groups = [slice(start, start + size) for start in range(0, len(inputs), size)]
-    return map_groups(judged, groups, inputs.device)
+    size = sequencer.learner.chunk(supports[0].inputs, queries.inputs)
+    groups = [slice(start, start + size) for start in range(0, len(queries.inputs), size)]
+    return map_groups(judged, groups, queries.inputs.device)
 
 
 def _scores(
@@ -108,12 +106,3 @@ def _scores(
         outputs = answer(model, phi, each.support[0].inputs, each.query.inputs, transductive)
         found.append(score_outputs(kind, outputs, each.query.targets))
     return {name: torch.stack([each[name] for each in found]) for name in found[0]}
-
-
-def _group_size(sequencer: Sequencer, data: TaskData[Examples]) -> int:
-    if sequencer.learner.task_chunk:
-        return sequencer.learner.task_chunk
-    inputs = max(data.support[0].inputs, data.query.inputs, key=lambda each: each.shape[1])
-    theta = {name: value.cpu() for name, value in sequencer.meta.theta.items()}
-    kept = saved_bytes(sequencer.learner.problem.model, theta, torch.zeros_like(inputs[:1], device="cpu"))
-    return min(_GROUP, max(1, _GROUP_BYTES // kept))

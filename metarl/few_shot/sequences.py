@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
-import torch
+from torch import Tensor
 
 from metarl.algorithms import UnsuitableAlgorithm
+from metarl.few_shot.fame import FameLearner
 from metarl.few_shot.learners import GradientLearner, PretrainedLearner
 from metarl.inner.adapt import inner_step, unadapted
 from metarl.inner.anchored import anchored
-from metarl.inner.elastic import check_strength, held_by, importance_of
+from metarl.inner.elastic import check_strength, importance_of
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.trees import add_scaled, expand
 from metarl.types import Examples, Meta, Params
 from metarl.variants.importance import Measure, make_measure, mean_one
 
 Consolidation = Literal["none", "own", "fisher", "empirical-fisher", "mas", "mas-cg"]
-Hold = Callable[[Params], SupervisedLearner]
-"""From importances, leaves ``[M, ...]`` or none at all, to the inner loop on one task that they hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +32,11 @@ class SequenceConfig:
     """Gradient steps on each (K)."""
     consolidate: Consolidation | None = None
     """What holds parameters in place once a task is learned: nothing (none), how important each was on the task's
-    support, by Fisher information (elastic weight consolidation) or memory-aware synapses, or (own) the importance that
-    the run itself meta-learned, to which that of the tasks is added; own if the run has any, else none, if left out."""
+    support, by Fisher information (elastic weight consolidation) or memory-aware synapses, or (own) the importance of
+    training's tasks that the run itself kept, to which that of the sequence's is added. Own if the run has any, else
+    none, if left out."""
     strength: float | None = None
-    """Lambda: later losses have lambda / 2 times importance times squared distance to where the last task ended. The
+    """Lambda: later losses have lambda / 2 times importance times squared distance to where the task before ended. The
     run's own for own, 1 for the others, if left out."""
     decay: float = 1.0
     """What is left of the importance of earlier tasks when that of another one is added."""
@@ -66,15 +65,66 @@ class Sequencer(NamedTuple):
     """How parameters go through sequences of tasks."""
 
     learner: GradientLearner
-    """Whose network it is."""
+    """What adapts to each."""
     meta: Meta
     """Where sequences start, and what else was meta-learned."""
-    hold: Hold
+    steps: int
+    """On each task."""
     importance: Params
     """Before the first task, shaped like ``meta.theta``; empty: nothing holds."""
     measure: Measure | None
     """Importance on a task just learned; None: it leaves none."""
+    consolidate: Consolidation
+    """What ``importance`` and ``measure`` are called."""
+    strength: float
+    """Lambda; 0 where nothing holds."""
+    step_size: float
+    """That the pull of importances is meant for."""
     decay: float
+    """See ``SequenceConfig``."""
+
+    def held_by(self, importance: Params) -> SupervisedLearner:
+        """The inner loop on one task; importances have leaves ``[M, ...]``, or there are none."""
+        inner = self.learner.inner(self.steps)
+        if not importance:
+            return inner
+        rules = [anchored(rule, importance, strength=self.strength, step_size=self.step_size) for rule in inner.rules]
+        return inner._replace(rules=rules)
+
+
+def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: str, step_size: float) -> Sequencer:
+    """How a meta-trained learner goes through sequences.
+
+    Args:
+        learner: what adapts.
+        meta: what it learned.
+        config: how.
+        kind: of its tasks.
+        step_size: of its inner steps, where they start if they are learned.
+
+    Raises:
+        UnsuitableAlgorithm: if nothing goes on from task to task, or nothing can be held.
+        ValueError: if the run has no importance of its own and is to use it.
+    """
+    base, start = adapting(learner, meta)
+    own = importance_of(meta.elastic)
+    how = config.consolidate or ("own" if own else "none")
+    plain = Sequencer(base, start, config.steps, {}, None, "none", 0.0, step_size, config.decay)
+    if how == "none":
+        return plain
+    if not isinstance(base.problem, SupervisedProblem):
+        raise UnsuitableAlgorithm("synaptic follows no gradient that an importance could hold; use --consolidate none")
+    strength = 1.0 if config.strength is None else config.strength
+    if how != "own":
+        measure = _scaled(make_measure(how, kind), config)
+        return plain._replace(measure=measure, consolidate=how, strength=strength)
+    if not own or not isinstance(learner, FameLearner):
+        raise ValueError(
+            "consolidate own needs a run that kept importances, as fame does; use fisher or mas with others"
+        )
+    strength = _strength(learner, meta) if config.strength is None else config.strength
+    measure = _scaled(learner.measure, config)
+    return plain._replace(importance=own, measure=measure, consolidate=how, strength=strength)
 
 
 def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
@@ -83,6 +133,8 @@ def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
     Raises:
         UnsuitableAlgorithm: if nothing does.
     """
+    if isinstance(learner, FameLearner):
+        return learner.base, meta
     if isinstance(learner, PretrainedLearner):
         return learner.task_learner, learner.start(meta)
     if isinstance(learner, GradientLearner):
@@ -93,91 +145,33 @@ def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
     )
 
 
-def make_sequencer(
-    learner: Any,
-    meta: Meta,
-    config: SequenceConfig,
-    *,
-    kind: str,
-    step_size: float,
-    own_measure: Measure | None = None,
-) -> Sequencer:
-    """How a meta-trained learner goes through sequences.
-
-    Args:
-        learner: what adapts.
-        meta: what it learned.
-        config: how.
-        kind: of its tasks.
-        step_size: of its inner steps, where they start if they are learned.
-        own_measure: of ``own``, what the run itself measured importance by; None adds nothing to what it meta-learned.
-
-    Raises:
-        UnsuitableAlgorithm: if nothing goes on from task to task, or nothing can be held.
-        ValueError: if the run has no importance of its own and is to use it.
-    """
-    learner, meta = adapting(learner, meta)
-    own = importance_of(meta.elastic)
-    how = config.consolidate or ("own" if own else "none")
-    if how == "none":
-        return Sequencer(learner, meta, _free(learner, config.steps), {}, None, config.decay)
-    if not isinstance(learner.problem, SupervisedProblem):
-        raise UnsuitableAlgorithm("synaptic follows no gradient that an importance could hold; use --consolidate none")
-    strength = 1.0 if config.strength is None else config.strength
-    hold = _held(learner, config.steps, strength, step_size)
-    if how != "own":
-        return Sequencer(learner, meta, hold, {}, _scaled(make_measure(how, kind), config), config.decay)
-    if not own:
-        raise ValueError(
-            "consolidate own needs a run that meta-learned importances (fame), got one without; use fisher or mas"
-        )
-    measure = None if own_measure is None else _scaled(own_measure, config)
-    hold = _own(learner, config.steps) if config.strength is None else hold
-    return Sequencer(learner, meta, hold, own, measure, config.decay)
-
-
-def _free(learner: GradientLearner, steps: int) -> Hold:
-    return lambda importance: learner.inner(steps)
-
-
-def _own(learner: GradientLearner, steps: int) -> Hold:
-    return lambda importance: learner.inner(steps, held_by(importance))
-
-
-def _held(learner: GradientLearner, steps: int, strength: float, step_size: float) -> Hold:
-    def hold(importance: Params) -> SupervisedLearner:
-        inner = learner.inner(steps)
-        if not importance:
-            return inner
-        wrap = partial(anchored, importance=importance, strength=strength, step_size=step_size)
-        return inner._replace(rules=[wrap(rule) for rule in inner.rules])
-
-    return hold
+def _strength(learner: FameLearner, meta: Meta) -> float:
+    strength = learner.strength(meta)
+    return float(strength(meta.eta)) if callable(strength) else strength
 
 
 def _scaled(measure: Measure, config: SequenceConfig) -> Measure:
     return (lambda *about: mean_one(measure(*about))) if config.mean_one else measure
 
 
-def pass_through(sequencer: Sequencer, supports: Sequence[Examples], generator: torch.Generator) -> Iterator[Params]:
-    """Parameters ``[M, ...]`` of M sequences before any task and after each, no history.
+def pass_through(sequencer: Sequencer, supports: Sequence[Examples], noise: Sequence[Tensor]) -> Iterator[Params]:
+    """Parameters ``[M, ...]`` of M sequences before any task and after each.
 
     Args:
         sequencer: how.
         supports: of J tasks, in their order.
-        generator: draws labels, where importance needs them.
+        noise: of each, the ``label_noise`` that importance is measured with.
     """
-    model, meta = sequencer.learner.problem.model, sequencer.meta
-    count = len(supports[0].inputs)
+    model, meta, count = sequencer.learner.problem.model, sequencer.meta, len(supports[0].inputs)
     phi, held = expand(meta.theta, count), expand(sequencer.importance, count)
     yield phi
-    for support in supports:
-        inner = sequencer.hold(held)
+    for support, drawn in zip(supports, noise, strict=True):
+        inner = sequencer.held_by(held)
         adaptation = unadapted(inner, phi)
         for _ in inner.rules:
             adaptation = inner_step(inner, meta.eta, adaptation, support).forget()
         phi = adaptation.phi
         yield phi
         if sequencer.measure is not None and support is not supports[-1]:
-            found = sequencer.measure(model, phi, support, generator)
+            found = sequencer.measure(model, phi, support, drawn)
             held = add_scaled(found, held, sequencer.decay) if held else found
