@@ -42,7 +42,7 @@ def descent_presets(default: Preset, rates: Rates) -> dict[str, Preset]:
 
         return dataclasses.replace(default, summary=f"{algorithm}: as the default with Adam {rate:g}", train=train)
 
-    chosen = {name: rates.one for name in _ONE} | {name: rates.several for name in _SEVERAL} | {"dice-maml": rates.dice}
+    chosen = dict.fromkeys(_ONE, rates.one) | dict.fromkeys(_SEVERAL, rates.several) | {"dice-maml": rates.dice}
     return {name: preset(name, rate) for name, rate in chosen.items()}
 
 

@@ -253,6 +253,7 @@ def _fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
         _adapting(family, config),
         config.elastic,
         make_measure(config.elastic.importance, family.kind),
+        config.inner.step_size,
         config.iterations,
         config.seed,
     )

@@ -23,11 +23,11 @@ _ANCHOR, _PHASES = "anchor/", "phases/"
 """The initialization at the end of the last phase, and importances summed over phases, in ``Meta.elastic``."""
 
 
-def hold(learner: GradientLearner, importance: Params, strength: Strength) -> GradientLearner:
+def hold(learner: GradientLearner, importance: Params, strength: Strength, step_size: float) -> GradientLearner:
     """The learner with every step held by importances, see ``inner.elastic.elastic``; itself where lambda is 0."""
     if not callable(strength) and strength == 0.0:
         return learner
-    return learner._replace(rule=lambda step: elastic(learner.rule(step), importance, strength))
+    return learner._replace(rule=lambda step: elastic(learner.rule(step), importance, strength, step_size))
 
 
 class FameLearner(NamedTuple):
@@ -36,6 +36,8 @@ class FameLearner(NamedTuple):
     base: GradientLearner
     config: ElasticConfig
     measure: Measure
+    step_size: float
+    """Of the inner steps."""
     iterations: int
     """Of the run, over which a linear schedule rises."""
     seed: int
@@ -56,8 +58,7 @@ class FameLearner(NamedTuple):
         """The inner loop that ``meta`` was learned for."""
         if not meta.elastic:
             return self.base
-        strength = self.strength(meta)
-        return hold(self.base, importance_of(meta.elastic), strength)
+        return hold(self.base, importance_of(meta.elastic), self.strength(meta), self.step_size)
 
     def strength(self, meta: Meta) -> Strength:
         """Lambda."""

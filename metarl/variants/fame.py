@@ -22,7 +22,7 @@ class ElasticConfig:
     arXiv:1612.00796, eq. 3)."""
 
     strength: float = 1.0
-    """Lambda; where it is learned, its starting value. Importances have mean 1. It takes two inner steps to matter."""
+    """Lambda; where it is learned, its starting value. Importances have mean 1 over the network."""
     schedule: Literal["constant", "linear", "learned"] = "constant"
     """Fixed, rising from 0 over the run, or meta-learned."""
     importance: ImportanceName = "fisher"
