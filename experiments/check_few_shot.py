@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.envs.data import InvalidPictures
 from metarl.experiments.check import Broken, Finding, check_draws, fault_of
 from metarl.tasks import Episodes, FewShotFamily
 
@@ -234,7 +235,10 @@ def _variants(family: FewShotFamily) -> None:
 
 
 def _sequences(family: Any) -> None:
-    rows, again = (family.sequence(np.random.default_rng(_SEED), 3, 2) for _ in range(2))
+    try:
+        rows, again = (family.sequence(np.random.default_rng(_SEED), 3, 2) for _ in range(2))
+    except InvalidPictures:  # too few test classes for sequences, which is no fault of the family
+        return
     size = _rows(family, "sample_test", 1).shape[1]
     if not isinstance(rows, np.ndarray) or rows.shape != (3, 2, size):
         got = f"shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__

@@ -9,10 +9,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from metarl.algorithms import UnsuitableAlgorithm
-from metarl.few_shot.fame import FameLearner
+from metarl.few_shot.fame import FameLearner, hold
 from metarl.few_shot.learners import GradientLearner, PretrainedLearner
 from metarl.inner.adapt import inner_step, unadapted
-from metarl.inner.anchored import anchored
 from metarl.inner.elastic import check_strength, importance_of
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.trees import add_scaled, expand
@@ -85,11 +84,8 @@ class Sequencer(NamedTuple):
 
     def held_by(self, importance: Params) -> SupervisedLearner:
         """The inner loop on one task; importances have leaves ``[M, ...]``, or there are none."""
-        inner = self.learner.inner(self.steps)
-        if not importance:
-            return inner
-        rules = [anchored(rule, importance, strength=self.strength, step_size=self.step_size) for rule in inner.rules]
-        return inner._replace(rules=rules)
+        held = hold(self.learner, importance, self.strength, self.step_size) if importance else self.learner
+        return held.inner(self.steps)
 
 
 def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: str, step_size: float) -> Sequencer:

@@ -70,7 +70,7 @@ def test_the_same_command_gives_the_same_file_and_another_seed_another(few_shot:
     assert found[0] == found[1] != found[2]
 
 
-def test_a_label_keeps_them_apart(few_shot: Path, capsys):
+def test_a_label_keeps_them_apart(few_shot: Path, tmp_path: Path, capsys):
     run = few_shot / "sinusoid"
     plain = sequenced(run)
     assert main(["sequence", str(run), *SMALL, "--consolidate", "mas", "--strength", "2", "--label", "mas"]) == 0
@@ -78,6 +78,9 @@ def test_a_label_keeps_them_apart(few_shot: Path, capsys):
     held = json.loads((run / "sequence-mas.json").read_text())
     assert (held["consolidate"], held["strength"]) == ("mas", 2.0)
     assert (run / "sequence-mas.png").is_file()
+    assert main(["evaluate", str(run), "--tasks", "2", "--steps", "1"]) == 0
+    assert main(["results", str(run), "--into", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "sinusoid" / "sequence-mas.json").read_text()) == held
     assert "held by mas, strength 2" in " ".join(capsys.readouterr().out.split())
     assert main(["sequence", str(run), "--label", "../x"]) == 2
     assert "label must be of small letters" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from metarl.few_shot.learners import FewShotLearner
 from metarl.few_shot.meta_learner import judge
 from metarl.few_shot.sequence_scores import draw_sequences, judge_sequences
 from metarl.few_shot.sequences import SequenceConfig, Sequencer, make_sequencer
+from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily, make_family
 from metarl.types import Meta
 
@@ -23,7 +24,9 @@ def learned(family: FewShotFamily, algorithm: str = "maml", **changes: object) -
     net = NetConfig(hidden=(6, 5), batch_norm=True)
     inner = FewShotInnerConfig(steps=2, step_size=0.1)
     learner = make_learner(family, FewShotConfig(algorithm=algorithm, net=net, inner=inner, **changes))
-    return learner, learner.init(torch.Generator().manual_seed(0))
+    meta = learner.init(torch.Generator().manual_seed(0))
+    ones = held_by({name: torch.ones_like(value) for name, value in meta.theta.items()})
+    return learner, meta._replace(elastic=meta.elastic | ones) if algorithm == "fame" else meta
 
 
 def sequencer_of(family: FewShotFamily, algorithm: str = "maml", task_chunk: int = 0, **protocol: object) -> Sequencer:
@@ -41,7 +44,7 @@ def judged(family: FewShotFamily, sequencer: Sequencer, tasks: np.ndarray, **opt
 
 
 @pytest.mark.parametrize("transductive", [True, False])
-@pytest.mark.parametrize("algorithm", ["maml", "meta-lstm", "pretrain", "anil"])
+@pytest.mark.parametrize("algorithm", ["maml", "meta-lstm", "pretrain", "anil", "fame"])
 @pytest.mark.parametrize("kind", ["waves", "blobs"])
 def test_before_any_task_and_after_the_first_scores_are_those_of_the_ordinary_evaluation(
     request, kind, algorithm, transductive
