@@ -15,6 +15,8 @@ from metarl.algorithms import UnsuitableAlgorithm
 from metarl.compiled import compile_function
 from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig
+from metarl.few_shot.curious import Curiosity, CuriousLearner
 from metarl.few_shot.learners import (
     ComparingLearner,
     EstimateAt,
@@ -34,7 +36,7 @@ from metarl.inner.lstm import initial_lstm, meta_lstm
 from metarl.inner.rules import InnerRule, layer_step_sizes, meta_sgd, proximal_sgd, sgd
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.inner.synaptic import TERMS, SynapticProblem, synaptic
-from metarl.losses import cross_entropy, squared_error
+from metarl.losses import cross_entropy, example_cross_entropy, example_squared_error, squared_error
 from metarl.models import Model, conv_model, mlp_model
 from metarl.outer.meta_gradients import implicit, reptile, through
 from metarl.tasks import FewShotFamily
@@ -62,6 +64,7 @@ class Algorithm(NamedTuple):
 
 
 _MEMORY = frozenset(f"memory.{item.name}" for item in dataclasses.fields(MemoryConfig))
+_CURIOSITY = frozenset(f"curiosity.{item.name}" for item in dataclasses.fields(CuriosityConfig))
 
 OPTIONAL = (
     "inner.layer_step_sizes",
@@ -70,6 +73,7 @@ OPTIONAL = (
     "inner.cg_iterations",
     "inner.curvature_damping",
     "inner.lstm_hidden",
+    *sorted(_CURIOSITY),
     "matching.scale",
     "matching.processing_steps",
     *sorted(_MEMORY),
@@ -86,6 +90,10 @@ def check_settings(config: FewShotConfig, defaults: FewShotConfig) -> None:
     """
     find_algorithm(config.algorithm)
     algorithms.check_unused(config.algorithm, ALGORITHMS, OPTIONAL, config, defaults)
+    if config.curiosity.kind == "none" and config.curiosity != defaults.curiosity and defaults.curiosity.kind == "none":
+        raise UnsuitableAlgorithm(
+            "settings --curiosity.* were changed, but curiosity is none; choose --curiosity gradient, or leave them out"
+        )
 
 
 def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
@@ -104,7 +112,25 @@ def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner
     if config.compile and not algorithm.compiles:
         able = ", ".join(name for name, row in ALGORITHMS.items() if row.compiles)
         raise UnsuitableAlgorithm(f"{config.algorithm} is not compiled ({able} are); leave --compile out")
-    return algorithm.build(family, config)
+    if config.curiosity.kind == "none":
+        return algorithm.build(family, config)
+    return _curious(algorithm, family, config)
+
+
+def _curious(algorithm: Algorithm, family: FewShotFamily, config: FewShotConfig) -> CuriousLearner:
+    """The algorithm with weighted inner steps.
+
+    Raises:
+        UnsuitableAlgorithm: if it does not adapt by gradients that are backpropagated through.
+    """
+    learner = algorithm.build(family, dataclasses.replace(config, compile=False))
+    able = algorithm.uses >= _CURIOSITY
+    if not (able and isinstance(learner, GradientLearner) and isinstance(learner.problem, SupervisedProblem)):
+        users = ", ".join(name for name, row in ALGORITHMS.items() if row.uses >= _CURIOSITY)
+        raise UnsuitableAlgorithm(f"{config.algorithm} cannot be curious ({users} can); leave --curiosity out")
+    curiosity = Curiosity(config.curiosity, learner.problem, _EXAMPLE_LOSSES[family.kind], family.outputs)
+    learner = learner._replace(estimate=curiosity.estimate(learner.estimate))
+    return CuriousLearner(compile_learner(learner) if config.compile else learner, curiosity)
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -150,6 +176,7 @@ def make_model(family: FewShotFamily, config: FewShotConfig, outputs: int | None
 
 
 _LOSSES = {"classification": cross_entropy, "regression": squared_error}
+_EXAMPLE_LOSSES = {"classification": example_cross_entropy, "regression": example_squared_error}
 
 
 def _adapting(
@@ -304,19 +331,25 @@ ALGORITHMS: dict[str, Algorithm] = {
         "backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)",
         _maml,
         compiles=True,
-        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}) | _CURIOSITY,
     ),
     "fomaml": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         partial(_maml, first_order=True),
         compiles=True,
-        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}) | _CURIOSITY,
     ),
     "meta-sgd": Algorithm(
-        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)", _meta_sgd, compiles=True
+        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)",
+        _meta_sgd,
+        compiles=True,
+        uses=_CURIOSITY,
     ),
     "anil": Algorithm(
-        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157)", partial(_adapting, head_only=True), compiles=True
+        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157)",
+        partial(_adapting, head_only=True),
+        compiles=True,
+        uses=_CURIOSITY,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)", _reptile, compiles=True
