@@ -92,8 +92,15 @@ def transition(before: Tensor, after: Tensor, targets: Tensor) -> Transition:
 
 
 def encode(params: Params, gradients: Tensor) -> Tensor:
-    """``psi`` of gradients ``[M, N, G]``, or they themselves where the module has no encoder."""
-    return _perceptron(params, "encoder", gradients) if "encoder/weight_0" in params else gradients
+    """``psi`` of gradients ``[M, N, G]``, or they themselves where the module has no encoder.
+
+    Features have mean 0 and variance 1 over their numbers: else the inverse loss would let them grow without end, and
+    the forward error, which goes by their square, with them.
+    """
+    if "encoder/weight_0" not in params:
+        return gradients
+    features = _perceptron(params, "encoder", gradients)
+    return functional.layer_norm(features, features.shape[-1:])
 
 
 def predict(params: Params, state: Tensor, targets: Tensor) -> Tensor:
