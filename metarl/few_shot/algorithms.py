@@ -17,6 +17,7 @@ from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
 from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.curious import Curiosity, CuriousLearner
+from metarl.few_shot.fame import FameLearner
 from metarl.few_shot.learners import (
     ComparingLearner,
     EstimateAt,
@@ -41,6 +42,8 @@ from metarl.models import Model, conv_model, mlp_model
 from metarl.outer.meta_gradients import implicit, reptile, through
 from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params, TaskData
+from metarl.variants.fame import ElasticConfig
+from metarl.variants.importance import make_measure
 
 Build = Callable[[FewShotFamily, FewShotConfig], FewShotLearner]
 
@@ -65,6 +68,7 @@ class Algorithm(NamedTuple):
 
 _MEMORY = frozenset(f"memory.{item.name}" for item in dataclasses.fields(MemoryConfig))
 _CURIOSITY = frozenset(f"curiosity.{item.name}" for item in dataclasses.fields(CuriosityConfig))
+_ELASTIC = frozenset(f"elastic.{item.name}" for item in dataclasses.fields(ElasticConfig))
 
 OPTIONAL = (
     "inner.layer_step_sizes",
@@ -77,6 +81,7 @@ OPTIONAL = (
     "matching.scale",
     "matching.processing_steps",
     *sorted(_MEMORY),
+    *sorted(_ELASTIC),
 )
 """Settings that only some algorithms use, as paths from ``FewShotConfig``."""
 
@@ -124,13 +129,18 @@ def _curious(algorithm: Algorithm, family: FewShotFamily, config: FewShotConfig)
         UnsuitableAlgorithm: if it does not adapt by gradients that are backpropagated through.
     """
     learner = algorithm.build(family, dataclasses.replace(config, compile=False))
-    able = algorithm.uses >= _CURIOSITY
-    if not (able and isinstance(learner, GradientLearner) and isinstance(learner.problem, SupervisedProblem)):
+    base = learner.base if isinstance(learner, FameLearner) else learner
+    problem = base.problem if isinstance(base, GradientLearner) and algorithm.uses >= _CURIOSITY else None
+    if not (isinstance(base, GradientLearner) and isinstance(problem, SupervisedProblem)):
         users = ", ".join(name for name, row in ALGORITHMS.items() if row.uses >= _CURIOSITY)
         raise UnsuitableAlgorithm(f"{config.algorithm} cannot be curious ({users} can); leave --curiosity out")
-    curiosity = Curiosity(config.curiosity, learner.problem, _EXAMPLE_LOSSES[family.kind], family.outputs)
-    learner = learner._replace(estimate=curiosity.estimate(learner.estimate))
-    return CuriousLearner(compile_learner(learner) if config.compile else learner, curiosity)
+    curiosity = Curiosity(config.curiosity, problem, _EXAMPLE_LOSSES[family.kind], family.outputs)
+    base = base._replace(estimate=curiosity.estimate(base.estimate))
+    if isinstance(learner, FameLearner):
+        fame = learner._replace(base=base, curiosity=curiosity)
+        return CuriousLearner(fame, fame.held, curiosity)
+    base = compile_learner(base) if config.compile else base
+    return CuriousLearner(base, lambda meta: base, curiosity)
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -270,6 +280,17 @@ def _imaml(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     )
 
 
+def _fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
+    return FameLearner(
+        _adapting(family, config),
+        config.elastic,
+        make_measure(config.elastic.importance, family.kind),
+        config.inner.step_size,
+        config.iterations,
+        config.seed,
+    )
+
+
 def _meta_lstm(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     inner = config.inner
     return _adapting(
@@ -358,6 +379,11 @@ ALGORITHMS: dict[str, Algorithm] = {
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)",
         _imaml,
         uses=frozenset({"inner.proximity", "inner.cg_iterations", "inner.curvature_damping"}),
+    ),
+    "fame": Algorithm(
+        "maml, held by the Fisher information of the tasks seen so far (Kirkpatrick et al. 2017, arXiv:1612.00796)",
+        _fame,
+        uses=_ELASTIC | _CURIOSITY,
     ),
     "meta-lstm": Algorithm(
         "a recurrent network as the optimizer (Ravi & Larochelle 2017)",

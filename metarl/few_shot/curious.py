@@ -6,6 +6,7 @@ meta-learned; no query has a part in it. Its leaves stand in eta.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.curious_problem import Attention, CuriousProblem, ExampleLosses
-from metarl.few_shot.learners import EstimateAt, GradientLearner
+from metarl.few_shot.learners import EstimateAt, FewShotLearner, GradientLearner
 from metarl.inner.rules import InnerRule
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.outer.meta_gradients import MetaGradient
@@ -72,17 +73,26 @@ class Curiosity(NamedTuple):
         def found(
             learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], iteration: int
         ) -> tuple[Params, Params, Tensor]:
-            if not learner.rules:
-                return estimate(learner, meta, data, iteration)
-            seen: list[Attention] = []
-            problem = self.problem(learner.rules[0], meta.eta)._replace(credit=data.credit, seen=seen)
-            theta, eta, losses = estimate(learner._replace(problem=problem), meta, data, iteration)
+            curious, seen = self.watching(learner, meta, data)
+            theta, eta, losses = estimate(curious, meta, data, iteration)
             return theta, eta | self.lessons(meta.eta, seen), losses
 
         return found
 
+    def watching(
+        self, learner: SupervisedLearner, meta: Meta, data: TaskData[Examples]
+    ) -> tuple[SupervisedLearner, list[Attention]]:
+        """The learner with weighted inner steps, and where they will be noted."""
+        seen: list[Attention] = []
+        if not learner.rules:
+            return learner, seen
+        problem = self.problem(learner.rules[0], meta.eta)._replace(credit=data.credit, seen=seen)
+        return learner._replace(problem=problem), seen
+
     def lessons(self, eta: Params, seen: list[Attention]) -> Params:
         """Sums over tasks: gradients of the module's loss by the leaves of eta, and figures; means over the steps."""
+        if not seen:
+            return {}
         figures = [self._figures(step) for step in seen]
         slopes: Params = {}
         if self.config.measure in LEARNED:
@@ -111,10 +121,12 @@ class Curiosity(NamedTuple):
 
 
 class CuriousLearner(NamedTuple):
-    """A ``GradientLearner`` that is curious."""
+    """A learner that adapts by gradient and is curious."""
 
-    learner: GradientLearner
-    """With ``curiosity.estimate`` for its meta-gradient."""
+    learner: FewShotLearner
+    """Whose meta-gradient is that through weighted inner steps."""
+    adapting: Callable[[Meta], GradientLearner]
+    """Its inner loop, but for the weights."""
     curiosity: Curiosity
 
     def init(self, generator: torch.Generator) -> Meta:
@@ -122,13 +134,15 @@ class CuriousLearner(NamedTuple):
         meta = self.learner.init(generator)
         return meta._replace(eta=meta.eta | self.curiosity.init(generator))
 
-    def at(self, eta: Params) -> GradientLearner:
+    def at(self, meta: Meta) -> GradientLearner:
         """The learner whose inner loop looks at examples as the module in eta does."""
-        return self.learner._replace(problem=self.curiosity.problem(self.learner.rule(0), eta))
+        learner = self.adapting(meta)
+        return learner._replace(problem=self.curiosity.problem(learner.rule(0), meta.eta))
 
     def attend(self, meta: Meta, support: Examples) -> Attention:
         """What the first inner step of tasks looks at."""
-        problem, size = self.curiosity.problem(self.learner.rule(0), meta.eta), self.learner.chunk(support.inputs)
+        learner = self.adapting(meta)
+        problem, size = self.curiosity.problem(learner.rule(0), meta.eta), learner.chunk(support.inputs)
 
         def attention(start: int) -> Attention:
             batch = map_examples(lambda field: field[start : start + size], support)
@@ -153,12 +167,12 @@ class CuriousLearner(NamedTuple):
             data, more = data._replace(credit=weights), {f"{PREFIX}task_weight_max": weights.max()}
         found = self.learner.meta_gradient(meta, data, iteration)
         share = found.metrics.get(f"{PREFIX}fallback_share", found.losses.new_zeros(()))
-        counts = {FALLBACKS: share * len(data.query.inputs) * self.learner.steps}
+        counts = {FALLBACKS: share * len(data.query.inputs) * self.adapting(meta).steps}
         return found._replace(metrics=found.metrics | more, counts=counts)
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``; the examples of every step are weighted."""
-        return self.at(meta.eta).predict(meta, support, inputs, steps=steps, transductive=transductive)
+        return self.at(meta).predict(meta, support, inputs, steps=steps, transductive=transductive)
 
 
 def _module(eta: Params) -> Params:

@@ -128,7 +128,8 @@ class FewShotMetaLearner(NamedTuple):
             metrics |= {name: float(state.meta.eta[name] + value) for name, value in found.counts.items()}
         if not np.isfinite(norm):
             return Update(_counted(state.meta, found.counts), state.optimizer, False, metrics)
-        return Update(_counted(meta, found.counts), optimizer, True, metrics)
+        meta = _counted(meta._replace(elastic=found.elastic or meta.elastic), found.counts)
+        return Update(meta, optimizer, True, metrics)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks of the validation split every time."""

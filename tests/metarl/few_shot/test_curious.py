@@ -24,9 +24,10 @@ from metarl.tasks import FewShotFamily
 from metarl.trees import expand, map_examples, zeros_like
 from metarl.types import Examples, Meta, TaskData
 from metarl.variants.curiosity import module_losses
+from metarl.variants.fame import ElasticConfig
 
 TASKS, WIDTH = 5, 1e-6
-CURIOUS = ["maml", "fomaml", "meta-sgd", "anil"]
+CURIOUS = ["maml", "fomaml", "meta-sgd", "anil", "fame"]
 
 
 def config_of(algorithm: str = "maml", **fields: object) -> FewShotConfig:
@@ -149,7 +150,7 @@ def test_the_module_descends_its_own_losses_on_the_support_and_no_query(blobs, d
     config = config_of(curiosity=chosen, task_chunk=2)
     learner, meta = curious(blobs(), config)
     meta, data = double(meta), double(data_of(blobs(), config))
-    change = learner.at(meta.eta).problem.attend(expand(meta.theta, TASKS), data.support[0]).transition
+    change = learner.at(meta).problem.attend(expand(meta.theta, TASKS), data.support[0]).transition
     found = learner.meta_gradient(meta, data, 0)
     weight = 0.3 if measure == "features" else 1.0
 
@@ -223,6 +224,43 @@ def test_tasks_count_by_their_mean_curiosity(blobs, double):
     for name, value in found.meta.eta.items():
         assert_close(value, sum(each.eta[name] for each in single) / TASKS, rtol=1e-9, atol=1e-12)
     assert_close(found.losses, even.meta_gradient(meta, data, 0).losses)
+
+
+def test_fame_that_holds_nothing_is_curious_as_maml_is(blobs):
+    """Lambda 0, bit for bit."""
+    free = ElasticConfig(strength=0.0)
+    fame, maml = train(blobs(), config_of("fame", elastic=free)), train(blobs(), config_of("maml"))
+    for found, expected in zip(fame[-1].meta[:2], maml[-1].meta[:2], strict=True):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "learned"])
+def test_fame_is_curious_and_held(blobs, schedule):
+    """Importance is measured and lambda learned as without curiosity, and tasks are weighted too."""
+    config = config_of(
+        "fame",
+        iterations=6,
+        task_chunk=2,
+        elastic=ElasticConfig(strength=2.0, schedule=schedule),
+        curiosity=CuriosityConfig(kind="gradient", outer=True),
+    )
+    learner, _ = curious(blobs(), config)
+    (*_, last) = train(blobs(), config, learner)
+    free = train(blobs(), replace(config, elastic=ElasticConfig(strength=0.0)))[-1]
+    even = train(blobs(), replace(config, curiosity=CuriosityConfig()))[-1]
+    assert last.failures == 0
+    assert last.meta.elastic.keys() == even.meta.elastic.keys()
+    assert ("elastic/log_strength" in last.meta.eta) == (schedule == "learned")
+    for other in (free, even):
+        assert not torch.equal(last.meta.theta["weight_1"], other.meta.theta["weight_1"])
+    data = data_of(blobs(), config)
+    found = learner.meta_gradient(last.meta, data, 6)
+    assert found.elastic.keys() == last.meta.elastic.keys()
+    assert {"curiosity/forward_loss", "curiosity/task_weight_max"} <= found.metrics.keys()
+    outputs = learner.predict(last.meta, data.support[0], data.query.inputs, steps=1, transductive=True)[-1]
+    loss = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), data.query.targets.flatten())
+    assert_close(loss, found.losses.mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_are_made_after_weighted_steps(blobs, double):

@@ -15,6 +15,7 @@ from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.curious import CuriousLearner
 from metarl.few_shot.curious_problem import CuriousProblem
+from metarl.few_shot.learners import GradientLearner
 from metarl.few_shot.meta_learner import few_shot_data
 from metarl.inner.adapt import inner_step, unadapted
 from metarl.tasks import FewShotFamily
@@ -40,7 +41,7 @@ def set_up(
     assert isinstance(learner, CuriousLearner)
     meta = double(learner.init(torch.Generator().manual_seed(0)))
     data = double(few_shot_data(family, family.sample(np.random.default_rng(0), TASKS), 1, "cpu"))
-    problem = learner.at(meta.eta).problem
+    problem = learner.at(meta).problem
     assert isinstance(problem, CuriousProblem)
     return problem, learner, expand(meta.theta, TASKS), data.support[0]
 
@@ -52,6 +53,7 @@ MEASURED = ["features", "plain", "loss", "norm", "direction", "uniform"]
 @pytest.mark.parametrize("kind", ["waves", "blobs"])
 def test_a_step_is_along_the_gradient_of_the_weighted_mean_loss_of_each_task(request, double, kind, measure):
     problem, learner, phi, batch = set_up(request.getfixturevalue(kind)(), double, measure=measure)
+    assert isinstance(learner.learner, GradientLearner)
     inner = learner.learner.inner(1)._replace(problem=problem)
     with torch.no_grad():
         moved = inner_step(inner, problem.eta, unadapted(inner, phi), batch).phi
