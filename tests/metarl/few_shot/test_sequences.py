@@ -15,12 +15,14 @@ from torch.testing import assert_close
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.meta_learner import few_shot_data
 from metarl.few_shot.sequences import SequenceConfig, Sequencer, adapting, make_sequencer, pass_through
 from metarl.inner.adapt import adapt
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params
+from metarl.variants.curiosity import Measure
 from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
 from metarl.variants.importance import label_noise
 
@@ -186,6 +188,22 @@ def test_importance_of_training_alone_holds_each_task_alike(waves):
     other, _ = passed(waves(), own)
     assert torch.equal(other[1]["weight_1"], points[1]["weight_1"])
     assert not torch.equal(other[2]["weight_1"], points[2]["weight_1"])
+
+
+def test_a_curious_run_goes_on_with_its_weights(waves):
+    """Which are all one where examples count alike."""
+    config = SequenceConfig(tasks=TASKS, steps=STEPS)
+
+    def points(measure: Measure | None) -> list[Params]:
+        curious = CuriosityConfig() if measure is None else CuriosityConfig(kind="gradient", measure=measure)
+        learner = make_learner(waves(), config_of("fame", elastic=ElasticConfig(), curiosity=curious))
+        meta = learner.init(torch.Generator().manual_seed(0))
+        meta = meta._replace(elastic=fame(waves())[1].elastic)
+        return passed(waves(), make_sequencer(learner, meta, config, kind="regression", step_size=STEP_SIZE))[0]
+
+    plain, uniform, loss = points(None), points("uniform"), points("loss")
+    assert_close(uniform[2], plain[2])
+    assert not torch.allclose(loss[2]["weight_1"], plain[2]["weight_1"])
 
 
 def test_a_learned_strength_is_taken_from_where_it_was_learned_and_may_be_overruled(waves):
