@@ -192,13 +192,13 @@ def test_importance_of_training_alone_holds_each_task_alike(waves):
 
 def test_a_curious_run_goes_on_with_its_weights(waves):
     """Which are all one where examples count alike."""
-    config = SequenceConfig(tasks=TASKS, steps=STEPS)
+    config, held = SequenceConfig(tasks=TASKS, steps=STEPS), fame(waves())[1].elastic
 
     def points(measure: Measure | None) -> list[Params]:
         curious = CuriosityConfig() if measure is None else CuriosityConfig(kind="gradient", measure=measure)
         learner = make_learner(waves(), config_of("fame", elastic=ElasticConfig(), curiosity=curious))
         meta = learner.init(torch.Generator().manual_seed(0))
-        meta = meta._replace(elastic=fame(waves())[1].elastic)
+        meta = meta._replace(elastic=held)
         return passed(waves(), make_sequencer(learner, meta, config, kind="regression", step_size=STEP_SIZE))[0]
 
     plain, uniform, loss = points(None), points("uniform"), points("loss")
