@@ -20,7 +20,7 @@ from metarl.trees import add_scaled, expand
 from metarl.types import Examples, Meta, Params
 from metarl.variants.importance import Measure, make_measure, mean_one
 
-Consolidation = Literal["none", "own", "fisher", "empirical-fisher", "mas", "mas-cg"]
+Consolidation = Literal["none", "own", "own-fixed", "fisher", "empirical-fisher", "mas", "mas-cg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class SequenceConfig:
     consolidate: Consolidation | None = None
     """What holds parameters in place once a task is learned: nothing (none), how important each was on the task's
     support, by Fisher information (elastic weight consolidation) or memory-aware synapses, or (own) the importance of
-    training's tasks that the run itself kept, to which that of the sequence's is added. Own if the run has any, else
-    none, if left out."""
+    training's tasks that the run itself kept, to which that of the sequence's is added, or (own-fixed) is not. Own if
+    the run has any, else none, if left out."""
     strength: float | None = None
     """Lambda: later losses have lambda / 2 times importance times squared distance to where the task before ended. The
-    run's own for own, 1 for the others, if left out."""
+    run's own for own and own-fixed, 1 for the others, if left out."""
     decay: float = 1.0
     """What is left of the importance of earlier tasks when that of another one is added."""
     mean_one: bool = True
@@ -113,16 +113,16 @@ def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: st
     if not isinstance(base.problem, SupervisedProblem | CuriousProblem):
         raise UnsuitableAlgorithm("synaptic follows no gradient that an importance could hold; use --consolidate none")
     strength = 1.0 if config.strength is None else config.strength
-    if how != "own":
-        measure = _scaled(make_measure(how, kind), config)
-        return plain._replace(measure=measure, consolidate=how, strength=strength)
-    learner = learner.learner if isinstance(learner, CuriousLearner) else learner
-    if not own or not isinstance(learner, FameLearner):
+    if how != "own" and how != "own-fixed":
+        measured = _scaled(make_measure(how, kind), config)
+        return plain._replace(measure=measured, consolidate=how, strength=strength)
+    fame = learner.learner if isinstance(learner, CuriousLearner) else learner
+    if not own or not isinstance(fame, FameLearner):
         raise ValueError(
-            "consolidate own needs a run that kept importances, as fame does; use fisher or mas with others"
+            f"consolidate {how} needs a run that kept importances, as fame does; use fisher or mas with others"
         )
-    strength = _strength(learner, meta) if config.strength is None else config.strength
-    measure = _scaled(learner.measure, config)
+    strength = _strength(fame, meta) if config.strength is None else config.strength
+    measure = _scaled(fame.measure, config) if how == "own" else None
     return plain._replace(importance=own, measure=measure, consolidate=how, strength=strength)
 
 

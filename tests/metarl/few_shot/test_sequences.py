@@ -22,6 +22,7 @@ from metarl.inner.adapt import adapt
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params
+from metarl.variants.curiosity import Measure
 from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
 from metarl.variants.importance import label_noise
 
@@ -194,6 +195,36 @@ def test_a_run_of_fame_starts_with_its_own_importances_and_strength(waves):
     assert not torch.equal(free[1]["weight_1"], points[1]["weight_1"]), "the first task is held as well"
 
 
+def test_importance_of_training_alone_holds_each_task_alike(waves):
+    learner, meta = fame(waves(), strength=2.5)
+    config = SequenceConfig(tasks=TASKS, steps=STEPS, consolidate="own-fixed")
+    fixed = make_sequencer(learner, meta, config, kind="regression", step_size=STEP_SIZE)
+    points, supports = passed(waves(), fixed)
+    with torch.no_grad():
+        for before, after, support in zip(points, points[1:], supports, strict=False):
+            assert_close(after, adapt(fixed.held_by(fixed.importance), {}, before, [support] * STEPS).phi)
+    own = make_sequencer(learner, meta, replace(config, consolidate="own"), kind="regression", step_size=STEP_SIZE)
+    other, _ = passed(waves(), own)
+    assert torch.equal(other[1]["weight_1"], points[1]["weight_1"])
+    assert not torch.equal(other[2]["weight_1"], points[2]["weight_1"])
+
+
+def test_a_curious_run_goes_on_with_its_weights(waves):
+    """Which are all one where examples count alike."""
+    config, held = SequenceConfig(tasks=TASKS, steps=STEPS), fame(waves())[1].elastic
+
+    def points(measure: Measure | None) -> list[Params]:
+        curious = CuriosityConfig() if measure is None else CuriosityConfig(kind="gradient", measure=measure)
+        learner = make_learner(waves(), config_of("fame", elastic=ElasticConfig(), curiosity=curious))
+        meta = learner.init(torch.Generator().manual_seed(0))
+        meta = meta._replace(elastic=held)
+        return passed(waves(), make_sequencer(learner, meta, config, kind="regression", step_size=STEP_SIZE))[0]
+
+    plain, uniform, loss = points(None), points("uniform"), points("loss")
+    assert_close(uniform[2], plain[2])
+    assert not torch.allclose(loss[2]["weight_1"], plain[2]["weight_1"])
+
+
 def test_a_learned_strength_is_taken_from_where_it_was_learned_and_may_be_overruled(waves):
     learner, meta = fame(waves(), strength=2.5, schedule="learned")
     meta = meta._replace(eta=meta.eta | {LOG_STRENGTH: torch.tensor(math.log(7.0))})
@@ -225,7 +256,7 @@ def test_importances_that_a_run_does_not_have_are_refused(waves):
     [
         ({"tasks": 1}, "must have at least 2 tasks, got 1"),
         ({"steps": 0}, "steps on each task must be at least 1, got 0"),
-        ({"consolidate": "ewc"}, "consolidate must be one of none, own, fisher, .*, got 'ewc'"),
+        ({"consolidate": "ewc"}, "consolidate must be one of none, own, own-fixed, fisher, .*, got 'ewc'"),
         ({"consolidate": "mas", "strength": -0.5}, r"strength must be 0 or more and finite, got -0\.5"),
         ({"consolidate": "mas", "strength": math.inf}, "strength must be 0 or more and finite, got inf"),
         ({"consolidate": "mas", "strength": math.nan}, "strength must be 0 or more and finite, got nan"),
