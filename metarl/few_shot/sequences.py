@@ -134,7 +134,7 @@ def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
     """
     if isinstance(learner, CuriousLearner):
         base, start = adapting(learner.learner, meta)
-        return base._replace(problem=learner.curiosity.problem(base.rule(0), meta.eta)), start
+        return learner.curiosity.over(base, meta.eta), start
     if isinstance(learner, FameLearner):
         return learner.base, meta
     if isinstance(learner, PretrainedLearner):

@@ -108,6 +108,25 @@ def test_parameters_go_on_from_where_the_last_task_left_them(waves):
     assert float((points[2]["weight_1"] - reset["weight_1"]).abs().max()) > 1e-3
 
 
+def curious_points(family: FewShotFamily, algorithm: str, curiosity: CuriosityConfig, consolidate: str) -> list[Params]:
+    """Where sequences go after a meta-iteration, which leaves FAME importances of its own."""
+    learner = make_learner(family, config_of(algorithm, curiosity=curiosity))
+    meta = learner.init(torch.Generator().manual_seed(0))
+    data = few_shot_data(family, family.sample(np.random.default_rng(2), 3), 2, "cpu")
+    meta = meta._replace(elastic=learner.meta_gradient(meta, data, 0).elastic)
+    chosen = SequenceConfig(tasks=TASKS, steps=STEPS, consolidate=consolidate)
+    return passed(family, make_sequencer(learner, meta, chosen, kind=family.kind, step_size=STEP_SIZE))[0]
+
+
+@pytest.mark.parametrize(("algorithm", "consolidate"), [("maml", "none"), ("maml", "mas"), ("fame", "own")])
+def test_curious_learners_go_on_with_weighted_steps_and_with_equal_weights_as_without(waves, algorithm, consolidate):
+    chosen = (CuriosityConfig(), CuriosityConfig(kind="gradient", measure="uniform"), CuriosityConfig(kind="gradient"))
+    plain, even, curious = (curious_points(waves(), algorithm, each, consolidate)[-1] for each in chosen)
+    for name, value in plain.items():
+        assert_close(even[name], value, rtol=1e-3, atol=1e-4)
+    assert max(float((curious[name] - value).abs().max()) for name, value in plain.items()) > 1e-2
+
+
 def test_the_state_of_a_learned_optimizer_starts_afresh_on_every_task(waves):
     sequencer = sequencer_of(waves(), "meta-lstm")
     points, supports = passed(waves(), sequencer)
