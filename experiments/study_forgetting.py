@@ -46,6 +46,7 @@ class Setting(NamedTuple):
     family: dict[str, Any]
     train: FewShotConfig
     reptile: FewShotConfig
+    meta_lstm: FewShotConfig
     sequences: int
     tasks: int
 
@@ -58,8 +59,8 @@ _OMNIGLOT = FewShotConfig(
     inner=FewShotInnerConfig(steps=3, step_size=0.2),
     outer=OptimizerConfig(learning_rate=0.003, schedule="cosine"),
     meta_batch_size=8,
-    iterations=400,
-    held_out_every=200,
+    iterations=250,
+    held_out_every=125,
     held_out_tasks=50,
     log_every=50,
 )
@@ -75,6 +76,7 @@ SETTINGS: dict[FamilyName, Setting] = {
             outer=_INTERPOLATION,
             meta_batch_size=5,
         ),
+        _SINUSOID,
         sequences=100,
         tasks=5,
     ),
@@ -87,7 +89,8 @@ SETTINGS: dict[FamilyName, Setting] = {
             outer=_INTERPOLATION,
             meta_batch_size=5,
         ),
-        sequences=40,
+        dataclasses.replace(_OMNIGLOT, meta_batch_size=4, iterations=100),  # seven times as slow as the others
+        sequences=20,
         tasks=5,
     ),
 }
@@ -184,7 +187,7 @@ def _known(content: dict[str, Any], name: str, seed: int, holding: Holding) -> b
 def run_config(family_name: FamilyName, name: str, seed: int) -> RunConfig:
     """The training run of a learner."""
     setting, row = SETTINGS[family_name], ROWS[name]
-    start = setting.reptile if row.algorithm == "reptile" else setting.train
+    start = {"reptile": setting.reptile, "meta-lstm": setting.meta_lstm}.get(row.algorithm, setting.train)
     config = dataclasses.replace(start, algorithm=row.algorithm, seed=seed, **row.changes)
     family = make_family(family_name, **setting.family)
     return RunConfig(family_name=family_name, preset="forgetting", family=family, train=config)
