@@ -12,9 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from metarl.experiments import curiosity_pictures
+from metarl.experiments.curiosity_pictures import draw_curiosity
 from metarl.experiments.curves import after
 from metarl.experiments.trajectories import colors
 from metarl.few_shot.config import FewShotConfig
+from metarl.few_shot.curious import CuriousLearner
 from metarl.few_shot.learners import FewShotLearner
 from metarl.few_shot.meta_learner import few_shot_data
 from metarl.rollout.seeding import Stream, generator
@@ -104,7 +107,10 @@ def pictures(
         transductive=config.transductive,
         device=config.device,
     )
-    return {TAGS[family.kind]: drawn}
+    shown = {TAGS[family.kind]: drawn}
+    if isinstance(learner, CuriousLearner) and family.kind == "classification":
+        shown[curiosity_pictures.TAG] = draw_curiosity(family, learner, meta, tasks)
+    return shown
 
 
 def with_curve(family: FewShotFamily) -> FewShotFamily:
