@@ -99,7 +99,7 @@ class FigureConfig:
     algorithms: tuple[str, ...] = ()
     """Those to show; the figure's own if left out."""
     iterations: int | None = None
-    """Meta-iterations of every run, where they are not to be the presets'."""
+    """Meta-iterations of every run, where they are not to be the presets'; those of rl2 collect less, and stay."""
     into: Path = Path("experiments/results/figures")
     """Where NAME.png and NAME.json go, and with them each run's small files."""
 
@@ -165,7 +165,7 @@ def run_config(figure: Figure, algorithm: str, seed: int, iterations: int | None
     train = replace(preset.train, algorithm=algorithm, seed=seed)
     if algorithm in ALGORITHMS and ALGORITHMS[algorithm].specialists:
         train = replace(train, meta_batch_size=figure.tasks)
-    if iterations is not None:
+    if iterations is not None and algorithm in ALGORITHMS:
         train = replace(train, iterations=iterations)
     settled: RunConfig = kind_of_run(preset).settle(replace(preset, train=train), preset)
     return settled

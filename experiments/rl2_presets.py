@@ -31,15 +31,18 @@ def _bandit(pulls: int, **changes: Any) -> Callable[[], Rl2Config]:
 
 
 def _control(horizon: int, *, log_std: float, tasks: int = 40, normalize: bool = False) -> Callable[[], Rl2Config]:
-    """Two trials of two episodes from each task; discount as of MAML's presets."""
+    """Four trials of two episodes from each task; discount as of MAML's presets.
+
+    With a learning rate of 0.003 navigation was learned in 60 iterations, and lost and found again twice by 220.
+    """
     return lambda: Rl2Config(
-        policy=RecurrentConfig(hidden=128, initial_log_std=log_std, min_log_std=min(log_std, -2.0) - 1.0),
-        rollout=TrialConfig(episodes=2, horizon=horizon, trials=10, normalize_observations=normalize),
+        policy=RecurrentConfig(hidden=64, initial_log_std=log_std, min_log_std=min(log_std, -2.0) - 0.5),
+        rollout=TrialConfig(episodes=2, horizon=horizon, trials=4, normalize_observations=normalize),
         outer=RecurrentPpoConfig(
-            minibatches=8, optimizer=OptimizerConfig(learning_rate=1e-3, max_norm=0.5, schedule="linear")
+            epochs=4, minibatches=8, optimizer=OptimizerConfig(learning_rate=0.002, max_norm=0.5, schedule="linear")
         ),
         meta_batch_size=tasks,
-        iterations=300,
+        iterations=200,
     )
 
 
@@ -65,21 +68,21 @@ RL2_PRESETS: dict[str, dict[str, Preset]] = {
     },
     "navigation-2d": {
         "rl2": Preset(
-            summary="ten trials of two episodes a task, memory of 128, 300 iterations; not tried",
+            summary="four trials of two episodes a task, memory of 64, 200 iterations",
             family={},
             train=_control(100, log_std=-2.0),
         ),
     },
     "half-cheetah-dir": {
         "rl2": Preset(
-            summary="ten trials of two episodes a task, frame_skip 1, memory of 128; not tried",
+            summary="four trials of two episodes a task, frame_skip 1, memory of 64; not tried",
             family={"frame_skip": 1, "balanced": True},
             train=_control(200, log_std=0.0, tasks=20, normalize=True),
         ),
     },
     "half-cheetah-vel": {
         "rl2": Preset(
-            summary="ten trials of two episodes a task, frame_skip 5, memory of 128; not tried",
+            summary="four trials of two episodes a task, frame_skip 5, memory of 64, 200 iterations",
             family={},
             train=_control(100, log_std=-1.0, tasks=20, normalize=True),
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -29,6 +28,20 @@ _ACTIVATIONS: dict[ModelActivation, Callable[[Tensor], Tensor]] = {
 _BLOCKS = 4
 
 
+class Layer(NamedTuple):
+    """A step of a network. What has parameters is linear in them, which gradients of single examples rest on."""
+
+    kind: Literal["linear", "convolution", "normalization", "function"]
+    """``conv.linear`` of a weight and perhaps a bias, ``conv.convolve``, ``conv.normalize``, or anything without
+    parameters that treats every example alone."""
+    names: tuple[str, ...]
+    """Of its parameters."""
+    apply: Callable[[Params, Tensor], Tensor]
+    """Outputs ``[M, N, ...]``."""
+    stride: int = 1
+    """Of a convolution."""
+
+
 class Model(NamedTuple):
     """A network as pure functions; safe under double backward in any dtype and on any device.
 
@@ -46,6 +59,8 @@ class Model(NamedTuple):
     """The parameters of the head."""
     feature_size: int
     """F."""
+    layers: tuple[Layer, ...] = ()
+    """The same network step by step, from inputs to outputs, for what looks at single examples; may be left out."""
 
     def __call__(self, params: Params, inputs: Tensor) -> Tensor:
         """Outputs ``[M, N, out]``."""
@@ -90,16 +105,12 @@ def mlp_model(
                 params |= {f"scale_{layer}": torch.ones_like(bias), f"shift_{layer}": torch.zeros_like(bias)}
         return params
 
-    def features(params: Params, inputs: Tensor) -> Tensor:
-        hidden = inputs.flatten(2) if inputs.ndim > 2 else inputs.unsqueeze(-1)
-        for layer in range(last):
-            hidden = conv.linear(hidden, params[f"weight_{layer}"], params.get(f"bias_{layer}"))
-            if batch_norm:
-                hidden = conv.normalize(hidden, params[f"scale_{layer}"], params[f"shift_{layer}"])
-            hidden = _ACTIVATIONS[activation](hidden)
-        return hidden
-
-    return Model(init, features, *_linear_head(last), sizes[-2])
+    layers = [_function(lambda hidden: hidden.flatten(2) if hidden.ndim > 2 else hidden.unsqueeze(-1))]
+    for layer in range(last):
+        layers.append(_linear(layer, bias=not batch_norm))
+        layers += [_normalization(layer)] if batch_norm else []
+        layers.append(_function(_ACTIVATIONS[activation]))
+    return _model(init, layers, last, sizes[-2])
 
 
 def conv_model(
@@ -143,18 +154,27 @@ def conv_model(
             f"got input_shape={tuple(input_shape)}, outputs={outputs}, filters={filters}"
         )
     feature_size = filters * (1 if form == "strided" else (height // least) * (width // least))
-    block = partial(_conv_block, form=form, activation=activation)
 
     def init(generator: torch.Generator) -> Params:
         return _conv_init(channels, filters, feature_size, outputs, generator)
 
-    def features(params: Params, inputs: Tensor) -> Tensor:
-        hidden = inputs.permute(0, 1, 3, 4, 2)  # [M, N, height, width, C]
-        for layer in range(_BLOCKS):
-            hidden = block(hidden, params[f"weight_{layer}"], params[f"scale_{layer}"], params[f"shift_{layer}"])
-        return hidden.mean((2, 3)) if form == "strided" else hidden.flatten(2)
+    layers = [_function(lambda images: images.permute(0, 1, 3, 4, 2))]  # [M, N, height, width, C]
+    for layer in range(_BLOCKS):
+        layers += _conv_block(layer, form, activation)
+    layers.append(_function(lambda hidden: hidden.mean((2, 3)) if form == "strided" else hidden.flatten(2)))
+    return _model(init, layers, _BLOCKS, feature_size)
 
-    return Model(init, features, *_linear_head(_BLOCKS), feature_size)
+
+def _model(init: Callable[[torch.Generator], Params], hidden: Sequence[Layer], last: int, feature_size: int) -> Model:
+    """Hidden layers and a linear head."""
+    head = _linear(last)
+
+    def features(params: Params, inputs: Tensor) -> Tensor:
+        for layer in hidden:
+            inputs = layer.apply(params, inputs)
+        return inputs
+
+    return Model(init, features, head.apply, head.names, feature_size, (*hidden, head))
 
 
 def saved_bytes(model: Model, theta: Params, inputs: Tensor) -> int:
@@ -181,25 +201,40 @@ def saved_bytes(model: Model, theta: Params, inputs: Tensor) -> int:
     return sum(kept.values())
 
 
-def _conv_block(
-    inputs: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *, form: ConvForm, activation: ModelActivation
-) -> Tensor:
+def _conv_block(number: int, form: ConvForm, activation: ModelActivation) -> list[Layer]:
+    active = _function(_ACTIVATIONS[activation])
     if form == "strided":
-        return _ACTIVATIONS[activation](conv.normalize(conv.convolve(inputs, weight, stride=2), scale, shift))
-    normalized = conv.normalize(conv.convolve(inputs, weight, stride=1), scale, shift)
-    if activation == "silu":
-        return conv.pool(functional.silu(normalized))
-    return _ACTIVATIONS[activation](conv.pool(normalized))  # the same for what never falls, at a quarter of the work
+        return [_convolution(number, 2), _normalization(number), active]
+    # pooling first is the same for what never falls, at a quarter of the work
+    last = [active, _function(conv.pool)] if activation == "silu" else [_function(conv.pool), active]
+    return [_convolution(number, 1), _normalization(number), *last]
 
 
-def _linear_head(layer: int) -> tuple[Callable[[Params, Tensor], Tensor], tuple[str, str]]:
-    """The last layer and its parameters."""
-    weight, bias = f"weight_{layer}", f"bias_{layer}"
+def _function(function: Callable[[Tensor], Tensor]) -> Layer:
+    return Layer("function", (), lambda params, hidden: function(hidden))
 
-    def head(params: Params, features: Tensor) -> Tensor:
-        return conv.linear(features, params[weight], params[bias])
 
-    return head, (weight, bias)
+def _linear(number: int, *, bias: bool = True) -> Layer:
+    weight, shift = f"weight_{number}", f"bias_{number}"
+
+    def apply(params: Params, hidden: Tensor) -> Tensor:
+        return conv.linear(hidden, params[weight], params[shift] if bias else None)
+
+    return Layer("linear", (weight, shift) if bias else (weight,), apply)
+
+
+def _convolution(number: int, stride: int) -> Layer:
+    weight = f"weight_{number}"
+    return Layer(
+        "convolution", (weight,), lambda params, hidden: conv.convolve(hidden, params[weight], stride=stride), stride
+    )
+
+
+def _normalization(number: int) -> Layer:
+    scale, shift = f"scale_{number}", f"shift_{number}"
+    return Layer(
+        "normalization", (scale, shift), lambda params, hidden: conv.normalize(hidden, params[scale], params[shift])
+    )
 
 
 def _mlp_init(sizes: Sequence[int], initialization: ModelInitialization, generator: torch.Generator) -> Params:

@@ -18,7 +18,7 @@ Metrics = dict[str, float]
 
 
 class Meta(NamedTuple):
-    """Everything that is meta-learned, and the scale of what it sees."""
+    """Everything that is meta-learned, and what is measured on the way."""
 
     theta: Params
     """The initialization that adaptation starts from."""
@@ -26,6 +26,9 @@ class Meta(NamedTuple):
     """All else that is meta-learned (step sizes, weights of a learned rule); empty for MAML."""
     normalizer: Params
     """Statistics that observations are scaled by, measured rather than learned; empty where they are not scaled."""
+    elastic: Params = {}  # noqa: RUF012  nobody writes to it
+    """What holds an inner loop near where it starts (FAME): ``importance/NAME`` of every parameter, measured rather
+    than learned; empty where nothing does."""
 
 
 class Rollouts(NamedTuple):

@@ -1,0 +1,169 @@
+"""How much of what a network does depends on each of its parameters: Fisher information, memory-aware synapses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metarl.linear import AutogradMap
+from metarl.models import Model
+from metarl.trees import add_scaled, scale, task_dot, zeros_like
+from metarl.types import Examples, Params
+from metarl.variants.per_sample import Losses, sums_of_sizes
+
+ImportanceName = Literal["fisher", "empirical-fisher", "mas", "mas-cg"]
+Measure = Callable[[Model, Params, Examples, torch.Generator], Params]
+"""From M tasks' parameters ``[M, ...]`` and examples to the importance of each number, 0 or more, mean over examples,
+leaves ``[M, ...]``; the generator draws labels, where they are drawn."""
+
+_DIRECTIONS = 5
+"""Of conjugate gradient that refine ``mas-cg``."""
+
+
+def make_measure(name: ImportanceName, kind: str) -> Measure:
+    """The measure of a name.
+
+    Args:
+        name: ``fisher`` draws labels from the network itself, ``empirical-fisher`` takes the examples'; ``mas`` and
+            ``mas-cg``, which is refined along directions of conjugate gradient, need no labels.
+        kind: of tasks, classification or regression.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in get_args(ImportanceName):
+        raise ValueError(f"importance must be one of {', '.join(get_args(ImportanceName))}, got {name!r}")
+    if name == "mas":
+        return lambda model, phi, examples, generator: mas(model, phi, examples.inputs)
+    if name == "mas-cg":
+        return lambda model, phi, examples, generator: refined_mas(model, phi, examples.inputs)
+    return partial(fisher if name == "fisher" else _empirical, kind=kind)
+
+
+def fisher(model: Model, phi: Params, examples: Examples, generator: torch.Generator, *, kind: str) -> Params:
+    """The diagonal of the Fisher information, with one label drawn from the network for each example: its mean over
+    draws is the diagonal of the Gauss-Newton matrix of the log likelihood.
+
+    Classes are categorical with the outputs as logits; values are normal around the outputs, with variance 1.
+
+    Raises:
+        ValueError: if a task has no example, or examples of a single class alone.
+    """
+    _check_classes(examples, kind)
+    with torch.no_grad():
+        outputs = model(phi, examples.inputs)
+    if kind == "classification":
+        chances = torch.softmax(outputs, -1).flatten(0, 1)
+        drawn = torch.multinomial(chances, 1, generator=generator).view(outputs.shape[:2])
+    else:  # signs have mean 0 and variance 1 as normal noise has, and squares that do not scatter
+        signs = torch.randint(0, 2, outputs.shape, generator=generator, device=outputs.device)
+        drawn = outputs + (2 * signs - 1).to(outputs.dtype)
+    return empirical_fisher(model, phi, examples._replace(targets=drawn), kind=kind)
+
+
+def empirical_fisher(model: Model, phi: Params, examples: Examples, *, kind: str) -> Params:
+    """Mean over examples of the squared gradient of the log likelihood of their own labels."""
+    losses = negative_log_likelihood(examples.targets, kind)
+    return _mean(sums_of_sizes(model, phi, examples.inputs, losses, torch.square), examples)
+
+
+def _empirical(model: Model, phi: Params, examples: Examples, generator: torch.Generator, *, kind: str) -> Params:
+    _check_classes(examples, kind)
+    return empirical_fisher(model, phi, examples, kind=kind)
+
+
+def negative_log_likelihood(targets: Tensor, kind: str) -> Losses:
+    """Of each example: the cross-entropy, or half the squared error, which is that of a normal of variance 1."""
+    if kind == "classification":
+        flat = targets.flatten()
+        return lambda outputs: functional.cross_entropy(outputs.flatten(0, 1), flat, reduction="none").view(
+            outputs.shape[:2]
+        )
+    return lambda outputs: 0.5 * (outputs - targets).square().flatten(2).sum(2)
+
+
+def mas(model: Model, phi: Params, inputs: Tensor) -> Params:
+    """Memory-aware synapses (Aljundi et al. 2018, arXiv:1711.09601, eq. 3 and 4.2): the mean over examples of
+    ``|d ||F(x)||^2 / d phi|``, without labels."""
+    sums = sums_of_sizes(model, phi, inputs, lambda outputs: outputs.square().sum(-1), torch.abs)
+    return scale(sums, 1.0 / inputs.shape[1])
+
+
+def refined_mas(model: Model, phi: Params, inputs: Tensor, directions: int = _DIRECTIONS) -> Params:
+    """``mas`` half from its own numbers, half from curvature along directions of conjugate gradient, each task's scaled
+    to the same mean.
+
+    H is the Gauss-Newton matrix of the mean squared output norm. The directions d_k of conjugate gradient for ``H x =
+    g``, g the gradient of that norm, are conjugate, so ``sum_k (H d_k)^2 / (d_k^T H d_k)`` is the diagonal of H
+    restricted to what they span: where the output would change, in second order, were the parameters to move.
+    """
+    plain = mas(model, phi, inputs)
+    curved = krylov_diagonal(model, phi, inputs, directions)
+    ratio = _task_mean(plain) / _task_mean(curved).clamp(min=torch.finfo(inputs.dtype).tiny)
+    return scale(add_scaled(plain, curved, ratio), 0.5)
+
+
+def krylov_diagonal(model: Model, phi: Params, inputs: Tensor, directions: int) -> Params:
+    """The second half of ``refined_mas``, leaves ``[M, ...]``; whole after as many directions as H has dimensions."""
+    function = AutogradMap(lambda at: {"outputs": model(at, inputs)}, phi)
+    share = 2.0 / inputs.shape[1]
+
+    def curve(vector: Params) -> Params:
+        return scale(function.product(vector, None, lambda pushed: pushed), share)
+
+    residual = scale(function.pull(function.outputs), share)
+    direction, size, found = residual, task_dot(residual, residual), zeros_like(phi)
+    tiny = torch.finfo(inputs.dtype).tiny
+    for _ in range(directions):
+        turned = curve(direction)
+        bend = task_dot(direction, turned)
+        active = bend > 1e-10 * task_dot(direction, direction)
+        inverse = torch.where(active, 1.0 / bend.clamp(min=tiny), torch.zeros_like(bend))
+        found = add_scaled(found, {name: value.square() for name, value in turned.items()}, inverse)
+        residual = add_scaled(residual, turned, -size * inverse)
+        following = task_dot(residual, residual)
+        direction = add_scaled(residual, direction, following / size.clamp(min=tiny))
+        size = following
+    return found
+
+
+def accumulate(old: Params, new: Params, decay: float) -> Params:
+    """A running mean: ``decay`` of the old and the rest of the new importance."""
+    return {name: decay * old[name] + (1.0 - decay) * value for name, value in new.items()}
+
+
+def mean_one(importance: Params) -> Params:
+    """The same with mean 1 over all numbers of a task ``[M, ...]``, so that one strength serves all networks; where all
+    are 0 they stay so."""
+    mean = _task_mean(importance)
+    return {name: value / _like(torch.where(mean > 0.0, mean, 1.0), value) for name, value in importance.items()}
+
+
+def _task_mean(params: Params) -> Tensor:
+    count = sum(value[0].numel() for value in params.values())
+    return torch.stack([value.flatten(1).sum(1) for value in params.values()]).sum(0) / count
+
+
+def _like(numbers: Tensor, value: Tensor) -> Tensor:
+    return numbers.view(-1, *[1] * (value.ndim - 1))
+
+
+def _mean(sums: Params, examples: Examples) -> Params:
+    return scale(sums, 1.0 / examples.inputs.shape[1])
+
+
+def _check_classes(examples: Examples, kind: str) -> None:
+    if kind != "classification" or not examples.targets.shape[1]:
+        return
+    alone = (examples.targets == examples.targets[:, :1]).all(1)
+    if bool(alone.any()):
+        raise ValueError(
+            "Fisher information needs examples of at least two classes in every task, got one in "
+            f"{int(alone.sum())} of {len(alone)}: a classifier that is sure of one class has next to none; give more "
+            "classes, or measure importance by mas"
+        )
