@@ -20,6 +20,7 @@ from metarl.outer.objectives import SURROGATE, Objective, clipped, exploring
 from metarl.outer.policy_gradients import PolicyEstimate, implicit, reptile, through
 from metarl.outer.trust_region import trust_region_update
 from metarl.policies.base import Policy
+from metarl.reinforcement import fame
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.tasks import TaskFamily
 from metarl.trees import to_device
@@ -71,6 +72,8 @@ class Algorithm(NamedTuple):
     """Whether it learns nothing of its own without inner steps."""
     least_tasks: int = 1
     """Of a meta-batch."""
+    elastic: bool = False
+    """Whether the inner loop is held near where it starts; see ``reinforcement.fame``."""
     observes_task: bool = False
     specialists: bool = False
     """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
@@ -98,13 +101,16 @@ def check_fisher(config: MetaTrainConfig) -> None:
         )
 
 
-def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> PolicyLearner:
+def make_learner(
+    policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None, *, held: Params | None = None
+) -> PolicyLearner:
     """The inner loop of the algorithm that ``config`` names.
 
     Args:
         policy: as ``initial_state`` made it.
         config: the run.
         step_sizes: of each step where policies are judged; in training they are the run's own.
+        held: ``Meta.elastic`` of the initialization that adapts, for algorithms that have one.
 
     Raises:
         UnsuitableAlgorithm: if there is no initialization that could adapt.
@@ -121,6 +127,8 @@ def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[f
     problem = PolicyProblem(policy, make_inner_loss(row.estimator or inner.estimator, policy))
     first_order = row.first_order or inner.first_order
     rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
+    if row.elastic:
+        rules = [fame.hold(each, held or {}, config.elastic) for each in rules]
     return Learner(problem, rules, first_order, config.task_chunk)
 
 
@@ -142,10 +150,16 @@ def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
     Raises:
         ValueError: if a return is to be learned that does not start within (0, 1).
     """
-    eta = find_algorithm(config.algorithm).init_eta(theta, config.inner)
+    row = find_algorithm(config.algorithm)
+    eta = row.init_eta(theta, config.inner) | (fame.initial_strength(theta, config.elastic) if row.elastic else {})
     if not config.inner.learn_returns:
         return eta
     return eta | to_device(initial_eta(return_config(config)), torch.device(config.device))
+
+
+def initial_held(theta: Params, config: MetaTrainConfig) -> Params:
+    """``Meta.elastic`` before the first iteration."""
+    return fame.initial_held(theta) if find_algorithm(config.algorithm).elastic else {}
 
 
 def family_for(name: str, family: TaskFamily) -> TaskFamily:
@@ -166,6 +180,22 @@ def _trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Cal
             return Update(found.meta, {}, found.accepted, found.metrics)
 
         return Outer(lambda meta: {}, update)
+
+    return build
+
+
+def _remembering(make_outer: Callable[[MetaTrainConfig], Outer]) -> Callable[[MetaTrainConfig], Outer]:
+    """The same, which also measures what was important to the tasks, whether or not the update is refused."""
+
+    def build(config: MetaTrainConfig) -> Outer:
+        outer = make_outer(config)
+
+        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
+            found = outer.update(learner, state, data)
+            held, metrics = fame.remember(learner, state.meta, data, config.elastic)
+            return found._replace(meta=found.meta._replace(elastic=held), metrics=found.metrics | metrics)
+
+        return outer._replace(update=update)
 
     return build
 
@@ -297,6 +327,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         _REGION,
         rule=lambda policy, inner: lambda size: only(sgd(size), policy.head_names),
         needs_steps=True,
+    ),
+    "fame": Algorithm(
+        "maml-trpo whose inner loop is held by the Fisher information of the tasks seen so far",
+        _remembering(_TRUST_REGION),
+        _REGION | {"elastic"},
+        needs_steps=True,
+        elastic=True,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",

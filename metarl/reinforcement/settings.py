@@ -23,6 +23,7 @@ OPTIONAL = (
     "inner.proximity",
     "inner.cg_iterations",
     "inner.learn_returns",
+    "elastic",
 )
 """Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
@@ -42,6 +43,11 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
         raise UnsuitableAlgorithm(
             f"{name} compares tasks with each other, so meta_batch_size must be at least {row.least_tasks}, got "
             f"{config.meta_batch_size}"
+        )
+    if row.elastic and config.elastic.learn_strength and config.inner.steps < 2:
+        raise UnsuitableAlgorithm(
+            f"the first inner step of {name} is not held, so a strength is learned from at least 2, got "
+            f"{config.inner.steps}; set --inner.steps 2"
         )
     _check_estimator(config, defaults)
     if "outer" in row.uses:
