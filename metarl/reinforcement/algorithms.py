@@ -22,6 +22,7 @@ from metarl.outer.trust_region import trust_region_update
 from metarl.policies.base import Policy
 from metarl.reinforcement import fame
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curious import make_curiosity
 from metarl.tasks import TaskFamily
 from metarl.trees import to_device
 from metarl.types import Meta, Params, Rollouts, TaskData
@@ -124,7 +125,8 @@ def make_learner(
     if step_sizes is None:
         step_sizes = [inner.step_size] * (inner.steps if row.steps_in_training else 0)
     rule = row.rule(policy, inner)
-    problem = PolicyProblem(policy, make_inner_loss(row.estimator or inner.estimator, policy))
+    loss = make_inner_loss(row.estimator or inner.estimator, policy)
+    problem = PolicyProblem(policy, loss, make_curiosity(policy, config.curiosity))
     first_order = row.first_order or inner.first_order
     rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
     if row.elastic:

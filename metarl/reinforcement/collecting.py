@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,8 @@ def collect(
     """
     keep_freed_memory()
     count, support = len(tasks), learned_rollout(config, meta.eta)
+    shaping = learner.problem.shaping
+    bonus = None if shaping is None else partial(shaping.bonus, meta.eta)
     scaler = make_scaler(meta.normalizer)
     adaptation = unadapted(learner, expand(meta.theta, count))
     session = open_session(family, tasks, config.episodes)
@@ -70,13 +73,19 @@ def collect(
         for step in range(len(learner.rules) + 1):
             step_seeds = seeds._replace(path=(*seeds.path, step))
             with clock.measure("sampling"):
-                told = support if step < len(learner.rules) else config
+                learns = step < len(learner.rules)
                 batch = collect_batch(
-                    session, learner.problem.policy, adaptation.phi, config=told, seeds=step_seeds, scaler=scaler
+                    session,
+                    learner.problem.policy,
+                    adaptation.phi,
+                    config=support if learns else config,
+                    seeds=step_seeds,
+                    scaler=scaler,
+                    bonus=bonus if learns else None,
                 )
             batches.append(batch)
             reached.append(adaptation.phi)
-            if step < len(learner.rules):
+            if learns:
                 with clock.measure("inner"):
                     adaptation = _step(learner, meta, adaptation, batch)
     finally:

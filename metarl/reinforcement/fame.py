@@ -25,7 +25,7 @@ class ElasticConfig:
     """How firmly an inner loop is held near where it starts. The first step starts there and is free, so what holds
     matters from the second one on: use two inner steps or more."""
 
-    strength: float = 0.1
+    strength: float = 0.01
     """lambda, of importances whose mean over a task's parameters is 1; 0 holds nothing. Steps overshoot where the step
     size times lambda times an importance exceeds 2."""
     learn_strength: bool = False

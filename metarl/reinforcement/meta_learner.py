@@ -24,6 +24,7 @@ from metarl.reinforcement.algorithms import (
 )
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curious import learn_beside, make_curiosity, without
 from metarl.reinforcement.specialists import SpecialistMetaLearner
 from metarl.rollout.collect import Batch
 from metarl.rollout.normalizer import no_statistics, update_statistics
@@ -66,7 +67,13 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, 
     theta = to_device(theta, torch.device(config.device))
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
     meta = Meta(theta, initial_learned(theta, config), normalizer, initial_held(theta, config))
-    return policy, TrainState(meta, row.outer(config).start(meta) if row.outer else {}, 0, 0, 0, 0)
+    state = TrainState(meta, row.outer(config).start(meta) if row.outer else {}, 0, 0, 0, 0)
+    curiosity = make_curiosity(policy, config.curiosity)
+    if curiosity is None:
+        return policy, state
+    own = to_device(curiosity.init(torch_generator(config.seed, Stream.INITIALIZATION, 1)), torch.device(config.device))
+    meta = meta._replace(eta=meta.eta | own)
+    return policy, state._replace(meta=meta, optimizer=state.optimizer | curiosity.start(own))
 
 
 class PolicyMetaLearner(NamedTuple):
@@ -96,9 +103,14 @@ class PolicyMetaLearner(NamedTuple):
         return Collected(data, _scores(batches), metrics, normalizer, sum(batch.env_steps for batch in batches))
 
     def update(self, state: TrainState, collected: Collected, clock: Clock, *, logged: bool) -> Update:
-        """The algorithm's own."""
+        """The algorithm's own, and beside it that of what is curious."""
         learner = make_learner(self.policy, self.config, held=state.meta.elastic)
-        return make_outer(self.config).update(learner, state, collected.data)
+        found = make_outer(self.config).update(learner, without(state), collected.data)
+        curiosity = make_curiosity(self.policy, self.config.curiosity)
+        if curiosity is None:
+            return found
+        drawing = torch_generator(self.config.seed, Stream.MINIBATCHES, state.iteration)
+        return learn_beside(curiosity, state, found, collected.data.support, drawing)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks every time, on fresh episodes."""

@@ -49,6 +49,13 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"the first inner step of {name} is not held, so a strength is learned from at least 2, got "
             f"{config.inner.steps}; set --inner.steps 2"
         )
+    if config.curiosity.kind != "none" and not (
+        row.adapts and row.steps_in_training and config.inner.steps and row.outer
+    ):
+        raise UnsuitableAlgorithm(
+            f"curiosity is of the rollouts that policies adapt on while they meta-train, of which {name} with "
+            f"{config.inner.steps} inner steps has none; leave --curiosity out, or choose maml-trpo"
+        )
     _check_estimator(config, defaults)
     if "outer" in row.uses:
         check_fisher(config)

@@ -148,7 +148,7 @@ def test_the_trust_region_does_not_move_importances_and_moves_a_learned_strength
 
 def test_strength_and_importances_are_logged_layer_by_layer():
     last = run(TINY)[-1]
-    assert last.metrics["elastic/strength"] == 0.1
+    assert last.metrics["elastic/strength"] == 0.01
     assert last.metrics["elastic/left_out"] == 0.0
     shapes = {name: value.numel() for name, value in last.state.meta.theta.items()}
     mean = sum(last.metrics[f"importance/{name}"] * count for name, count in shapes.items()) / sum(shapes.values())

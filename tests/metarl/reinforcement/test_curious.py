@@ -1,0 +1,175 @@
+"""Curious policies on the loop: off it changes nothing; on it shapes the support alone, learns, and resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import metarl.envs
+from metarl.algorithms import UnsuitableAlgorithm
+from metarl.engine import Clock, Iteration
+from metarl.inner.policy_problem import InnerConfig
+from metarl.outer.trust_region import TrustRegionConfig
+from metarl.policies.base import PolicyConfig
+from metarl.reinforcement.algorithms import make_learner
+from metarl.reinforcement.collecting import collect, evaluate
+from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curiosity_config import CuriosityConfig
+from metarl.reinforcement.curious import PREFIX, make_curiosity
+from metarl.reinforcement.meta_learner import initial_state, meta_train_policy
+from metarl.reinforcement.settings import check_settings
+from metarl.rollout.collect import RolloutConfig
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.seeding import Stream, generator
+from metarl.variants import transition_curiosity as module
+
+NAVIGATION: Any = metarl.make_family("navigation-2d")
+CARTPOLE: Any = metarl.make_family("cartpole")
+TINY = MetaTrainConfig(
+    policy=PolicyConfig(hidden=(4,), initial_log_std=-2.0),
+    rollout=RolloutConfig(episodes=3, horizon=5),
+    outer=TrustRegionConfig(cg_iterations=3),
+    curiosity=CuriosityConfig(kind="transition", features=4, hidden=8, updates=3, batch_size=16),
+    meta_batch_size=4,
+    iterations=3,
+    held_out_every=3,
+    held_out_tasks=3,
+    task_chunk=2,
+)
+OFF = replace(TINY, curiosity=CuriosityConfig())
+
+
+def run(family: Any, config: MetaTrainConfig, state: Any = None) -> list[Iteration]:
+    policy, start = initial_state(family, config)
+    return list(meta_train_policy(family, policy, config, state or start))
+
+
+def own(params: Any) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
+
+
+@pytest.mark.parametrize("algorithm", ["maml-trpo", "meta-sgd", "promp", "fame"])
+@pytest.mark.parametrize("family", [NAVIGATION, CARTPOLE], ids=["continuous", "discrete"])
+def test_it_learns_beside_every_algorithm_and_resumes_bit_for_bit(family, algorithm):
+    config = replace(TINY, algorithm=algorithm)
+    whole = run(family, config)
+    first, last = (own(whole[place].state.meta.eta) for place in (0, -1))
+    assert all(not torch.equal(first[name], last[name]) for name in first)
+    for name in ("forward_loss", "inverse_loss", "bonus_mean", "updates_left_out"):
+        assert np.isfinite(whole[-1].metrics[f"{PREFIX}{name}"])
+    rest = run(family, config, whole[0].state)
+    assert_close(rest[-1].state.meta, whole[-1].state.meta, rtol=0.0, atol=0.0)
+    assert_close(rest[-1].state.optimizer, whole[-1].state.optimizer, rtol=0.0, atol=0.0)
+
+
+def test_without_strength_the_policy_learns_as_if_nobody_was_curious():
+    curious = replace(TINY, curiosity=replace(TINY.curiosity, strength=0.0))
+    for one, other in zip(run(NAVIGATION, curious), run(NAVIGATION, OFF), strict=True):
+        assert_close(one.state.meta.theta, other.state.meta.theta, rtol=0.0, atol=0.0)
+    assert not other.state.meta.eta
+    assert not other.state.optimizer
+
+
+def test_the_first_iteration_has_no_bonus_and_later_ones_do():
+    first, second, _ = run(NAVIGATION, TINY)
+    plain = run(NAVIGATION, OFF)
+    assert first.metrics["curiosity/bonus_mean"] == 0.0
+    assert_close(first.state.meta.theta, plain[0].state.meta.theta, rtol=0.0, atol=0.0)
+    assert second.metrics["curiosity/bonus_mean"] > 0.0
+
+
+def test_the_bonus_is_in_the_rewards_of_the_support_and_nowhere_else():
+    policy, start = initial_state(NAVIGATION, TINY)
+    state = next(meta_train_policy(NAVIGATION, policy, TINY, start)).state
+    tasks = NAVIGATION.sample(generator(0, Stream.EVALUATION_TASKS), 3)
+    seeds = EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+
+    def collected(config: MetaTrainConfig) -> Any:
+        learner = make_learner(policy, config)._replace(rules=make_learner(policy, config, [1e-30]).rules)
+        return collect(NAVIGATION, learner, state.meta, tasks, config.rollout, seeds, Clock())
+
+    (shaped, batches, _), (plain, plainly, _) = collected(TINY), collected(OFF)
+    support = plain.support[0]
+    surprises = module.surprise(own(state.meta.eta), support.observations, support.actions, support.mask, ())
+    bonus = TINY.curiosity.strength * surprises / module.running_deviation(own(state.meta.eta))
+    assert float(bonus.max()) > 0.0
+    assert_close(shaped.support[0].rewards, support.rewards + bonus)
+    assert not torch.equal(shaped.support[0].advantages, support.advantages)
+    assert_close(shaped.query, plain.query, rtol=0.0, atol=0.0)
+    for one, other in zip(batches, plainly, strict=True):
+        np.testing.assert_array_equal(one.returns, other.returns)
+
+
+def test_policies_are_judged_as_they_were_trained():
+    """What adapts where it is judged is curious too."""
+    policy, start = initial_state(NAVIGATION, TINY)
+    state = next(meta_train_policy(NAVIGATION, policy, TINY, start)).state
+    tasks = NAVIGATION.sample(generator(0, Stream.EVALUATION_TASKS), 3)
+    seeds = EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+    curious, plain = (
+        evaluate(NAVIGATION, make_learner(policy, each, [0.1]), state.meta, tasks, each.rollout, seeds).adapted[1]
+        for each in (TINY, OFF)
+    )
+    assert any(not torch.equal(curious[name], plain[name]) for name in plain)
+
+
+def test_no_outer_update_moves_the_module_and_a_refused_one_does_not_stop_it():
+    """A trust region that accepts nothing: the module learns as it does beside one that does."""
+    refused = replace(TINY, outer=replace(TINY.outer, max_kl=1e-30, line_search_steps=1), iterations=1)
+    accepted = run(NAVIGATION, replace(TINY, iterations=1))[0]
+    found = run(NAVIGATION, refused)[0]
+    assert found.state.failures == 1
+    assert accepted.state.failures == 0
+    assert_close(own(found.state.meta.eta), own(accepted.state.meta.eta), rtol=0.0, atol=0.0)
+
+
+def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit(on_processors):
+    config = replace(TINY, iterations=2)
+    states = on_processors(lambda: run(NAVIGATION, config)[-1].state)
+    for other in states[1:]:
+        assert_close(other.meta, states[0].meta, rtol=0.0, atol=0.0)
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted():
+    policy, state = initial_state(NAVIGATION, TINY)
+    curiosity = make_curiosity(policy, TINY.curiosity)
+    tasks = NAVIGATION.sample(generator(0, Stream.EVALUATION_TASKS), 3)
+    seeds = EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+    learner = make_learner(policy, TINY)
+    data, *_ = collect(NAVIGATION, learner, state.meta, tasks, TINY.rollout, seeds, Clock())
+    batch = data.support[0]._replace(observations=data.support[0].observations * 1e30)
+    eta, moments, metrics = curiosity.learn(state.meta.eta, state.optimizer, [batch], torch.Generator().manual_seed(0))
+    assert metrics["curiosity/updates_left_out"] == 3.0
+    assert_close(eta, state.meta.eta, rtol=0.0, atol=0.0)
+    assert_close(moments, state.optimizer, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"algorithm": name} for name in ("pretrain", "multi-task", "oracle", "single-task", "random")]
+    + [{"inner": InnerConfig(steps=0)}],
+)
+def test_what_does_not_adapt_while_it_trains_cannot_be_curious(changes):
+    with pytest.raises(UnsuitableAlgorithm, match="curiosity is of the rollouts that policies adapt on"):
+        check_settings(replace(TINY, **changes), replace(TINY, **changes))
+    check_settings(TINY, TINY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "novelty"}, "curiosity kind must be one of none, transition.*, got 'novelty'"),
+        ({"strength": -0.1}, "curiosity strength must be 0 or more and finite, got -0.1"),
+        ({"updates": 0}, "curiosity updates must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "curiosity learning_rate must be positive and finite, got 0.0"),
+        ({"forward_weight": 1.5}, r"curiosity forward_weight must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CuriosityConfig(**changes)
