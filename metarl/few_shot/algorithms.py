@@ -15,6 +15,7 @@ from metarl.algorithms import UnsuitableAlgorithm
 from metarl.compiled import compile_function
 from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
+from metarl.few_shot.fame import FameLearner
 from metarl.few_shot.learners import (
     ComparingLearner,
     EstimateAt,
@@ -39,6 +40,8 @@ from metarl.models import Model, conv_model, mlp_model
 from metarl.outer.meta_gradients import implicit, reptile, through
 from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params, TaskData
+from metarl.variants.fame import ElasticConfig
+from metarl.variants.importance import make_measure
 
 Build = Callable[[FewShotFamily, FewShotConfig], FewShotLearner]
 
@@ -62,6 +65,7 @@ class Algorithm(NamedTuple):
 
 
 _MEMORY = frozenset(f"memory.{item.name}" for item in dataclasses.fields(MemoryConfig))
+_ELASTIC = frozenset(f"elastic.{item.name}" for item in dataclasses.fields(ElasticConfig))
 
 OPTIONAL = (
     "inner.layer_step_sizes",
@@ -73,6 +77,7 @@ OPTIONAL = (
     "matching.scale",
     "matching.processing_steps",
     *sorted(_MEMORY),
+    *sorted(_ELASTIC),
 )
 """Settings that only some algorithms use, as paths from ``FewShotConfig``."""
 
@@ -243,6 +248,17 @@ def _imaml(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     )
 
 
+def _fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
+    return FameLearner(
+        _adapting(family, config),
+        config.elastic,
+        make_measure(config.elastic.importance, family.kind),
+        config.inner.step_size,
+        config.iterations,
+        config.seed,
+    )
+
+
 def _meta_lstm(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
     inner = config.inner
     return _adapting(
@@ -325,6 +341,11 @@ ALGORITHMS: dict[str, Algorithm] = {
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630)",
         _imaml,
         uses=frozenset({"inner.proximity", "inner.cg_iterations", "inner.curvature_damping"}),
+    ),
+    "fame": Algorithm(
+        "maml, held by the Fisher information of the tasks seen so far (Kirkpatrick et al. 2017, arXiv:1612.00796)",
+        _fame,
+        uses=_ELASTIC,
     ),
     "meta-lstm": Algorithm(
         "a recurrent network as the optimizer (Ravi & Larochelle 2017)",

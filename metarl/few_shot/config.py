@@ -11,6 +11,7 @@ from metarl.few_shot.matching import MatchingConfig
 from metarl.few_shot.memory import MemoryConfig
 from metarl.models import ModelActivation, ModelInitialization
 from metarl.outer.adam import OptimizerConfig
+from metarl.variants.fame import ElasticConfig
 
 Form = Literal["auto", "mlp", "strided", "pooled"]
 
@@ -98,6 +99,7 @@ class FewShotConfig:
     inner: FewShotInnerConfig = field(default_factory=FewShotInnerConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
     outer: OptimizerConfig = field(default_factory=OptimizerConfig)
     meta_batch_size: int = 25
     """Tasks per meta-iteration (M)."""

@@ -119,7 +119,7 @@ class FewShotMetaLearner(NamedTuple):
             metrics["outer/loss"] = float(found.losses.mean())
         if not np.isfinite(norm):
             return Update(state.meta, state.optimizer, False, metrics)
-        return Update(meta, optimizer, True, metrics)
+        return Update(meta._replace(elastic=found.elastic or meta.elastic), optimizer, True, metrics)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks of the validation split every time."""

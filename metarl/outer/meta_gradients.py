@@ -12,7 +12,17 @@ from metarl.inner.adapt import Adaptation, LocalLoss, inner_step, unadapted
 from metarl.inner.supervised_problem import SupervisedLearner
 from metarl.outer.conjugate_gradient import conjugate_gradient
 from metarl.processor import map_groups
-from metarl.trees import add_scaled, expand, gradients, leaves, map_examples, mean_of_sums, split_examples, task_dot
+from metarl.trees import (
+    add_scaled,
+    detach,
+    expand,
+    gradients,
+    leaves,
+    map_examples,
+    mean_of_sums,
+    split_examples,
+    task_dot,
+)
 from metarl.types import Examples, Meta, Params, TaskData
 
 
@@ -23,6 +33,8 @@ class MetaGradient(NamedTuple):
     """Mean over tasks, shaped like it; without a normalizer."""
     losses: Tensor
     """Of each task after adaptation, on its query examples, ``[M]``."""
+    elastic: Params = {}  # noqa: RUF012  nobody writes to it
+    """What ``Meta.elastic`` becomes, where it is measured."""
 
 
 Estimate = Callable[[Meta, TaskData[Examples]], tuple[Params, Params, Tensor]]
@@ -41,10 +53,28 @@ def meta_gradient(estimate: Estimate, meta: Meta, data: TaskData[Examples], task
     return MetaGradient(Meta(mean_of_sums(theta, count), mean_of_sums(eta, count), {}), torch.cat(losses))
 
 
+class Backpropagated(NamedTuple):
+    """An ``Estimate`` and where adaptation ended."""
+
+    theta: Params
+    eta: Params
+    losses: Tensor
+    phi: Params
+    """Adapted parameters without history, leaves ``[M, ...]``."""
+
+
 def through(
     learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], step_weights: Sequence[float] | None = None
 ) -> tuple[Params, Params, Tensor]:
-    """Backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400, alg. 2), an ``Estimate``.
+    """``backpropagated`` as an ``Estimate``."""
+    found = backpropagated(learner, meta, data, step_weights)
+    return found.theta, found.eta, found.losses
+
+
+def backpropagated(
+    learner: SupervisedLearner, meta: Meta, data: TaskData[Examples], step_weights: Sequence[float] | None = None
+) -> Backpropagated:
+    """Backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400, alg. 2).
 
     With ``learner.first_order`` inner gradients are constants, which is FOMAML.
 
@@ -66,7 +96,8 @@ def through(
         losses = learner.problem.outer_loss(adaptation.phi, data.query)
         total = total + (1.0 if step_weights is None else step_weights[-1]) * losses.sum()
     found = gradients(total, {**theta, **{f"eta/{name}": value for name, value in eta.items()}})
-    return {name: found[name] for name in theta}, {name: found[f"eta/{name}"] for name in eta}, losses.detach()
+    of_theta, of_eta = {name: found[name] for name in theta}, {name: found[f"eta/{name}"] for name in eta}
+    return Backpropagated(of_theta, of_eta, losses.detach(), detach(adaptation.phi))
 
 
 def reptile(learner: SupervisedLearner, meta: Meta, data: TaskData[Examples]) -> tuple[Params, Params, Tensor]:

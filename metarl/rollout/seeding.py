@@ -22,6 +22,7 @@ class Stream(IntEnum):
     EVALUATION_TASKS = 5
     EVALUATION_ROLLOUTS = 6
     MINIBATCHES = 7
+    LABELS = 8
 
 
 def seed_sequence(seed: int, stream: Stream, *path: int) -> np.random.SeedSequence:

@@ -17,9 +17,9 @@ from metarl.types import Examples, Params
 from metarl.variants.per_sample import Losses, sums_of_sizes
 
 ImportanceName = Literal["fisher", "empirical-fisher", "mas", "mas-cg"]
-Measure = Callable[[Model, Params, Examples, torch.Generator], Params]
-"""From M tasks' parameters ``[M, ...]`` and examples to the importance of each number, 0 or more, mean over examples,
-leaves ``[M, ...]``; the generator draws labels, where they are drawn."""
+Measure = Callable[[Model, Params, Examples, Tensor], Params]
+"""From M tasks' parameters ``[M, ...]``, examples and ``label_noise`` to the importance of each number, 0 or more, mean
+over examples, leaves ``[M, ...]``."""
 
 _DIRECTIONS = 5
 """Of conjugate gradient that refine ``mas-cg``."""
@@ -39,13 +39,20 @@ def make_measure(name: ImportanceName, kind: str) -> Measure:
     if name not in get_args(ImportanceName):
         raise ValueError(f"importance must be one of {', '.join(get_args(ImportanceName))}, got {name!r}")
     if name == "mas":
-        return lambda model, phi, examples, generator: mas(model, phi, examples.inputs)
+        return lambda model, phi, examples, noise: mas(model, phi, examples.inputs)
     if name == "mas-cg":
-        return lambda model, phi, examples, generator: refined_mas(model, phi, examples.inputs)
+        return lambda model, phi, examples, noise: refined_mas(model, phi, examples.inputs)
     return partial(fisher if name == "fisher" else _empirical, kind=kind)
 
 
-def fisher(model: Model, phi: Params, examples: Examples, generator: torch.Generator, *, kind: str) -> Params:
+def label_noise(examples: Examples, outputs: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers ``[M, N, out]`` that decide which labels are drawn; with them a measure is a pure function, equal
+    however tasks are grouped."""
+    shape = (*examples.inputs.shape[:2], outputs)
+    return torch.rand(shape, generator=generator).to(examples.inputs.device)
+
+
+def fisher(model: Model, phi: Params, examples: Examples, noise: Tensor, *, kind: str) -> Params:
     """The diagonal of the Fisher information, with one label drawn from the network for each example: its mean over
     draws is the diagonal of the Gauss-Newton matrix of the log likelihood.
 
@@ -58,11 +65,10 @@ def fisher(model: Model, phi: Params, examples: Examples, generator: torch.Gener
     with torch.no_grad():
         outputs = model(phi, examples.inputs)
     if kind == "classification":
-        chances = torch.softmax(outputs, -1).flatten(0, 1)
-        drawn = torch.multinomial(chances, 1, generator=generator).view(outputs.shape[:2])
+        passed = torch.softmax(outputs, -1).cumsum(-1) < noise[..., :1]
+        drawn = passed.sum(-1).clamp(max=outputs.shape[-1] - 1)
     else:  # signs have mean 0 and variance 1 as normal noise has, and squares that do not scatter
-        signs = torch.randint(0, 2, outputs.shape, generator=generator, device=outputs.device)
-        drawn = outputs + (2 * signs - 1).to(outputs.dtype)
+        drawn = outputs + torch.where(noise < 0.5, -1.0, 1.0).to(outputs.dtype)
     return empirical_fisher(model, phi, examples._replace(targets=drawn), kind=kind)
 
 
@@ -72,7 +78,7 @@ def empirical_fisher(model: Model, phi: Params, examples: Examples, *, kind: str
     return _mean(sums_of_sizes(model, phi, examples.inputs, losses, torch.square), examples)
 
 
-def _empirical(model: Model, phi: Params, examples: Examples, generator: torch.Generator, *, kind: str) -> Params:
+def _empirical(model: Model, phi: Params, examples: Examples, noise: Tensor, *, kind: str) -> Params:
     _check_classes(examples, kind)
     return empirical_fisher(model, phi, examples, kind=kind)
 
@@ -158,7 +164,9 @@ def _mean(sums: Params, examples: Examples) -> Params:
 
 
 def _check_classes(examples: Examples, kind: str) -> None:
-    if kind != "classification" or not examples.targets.shape[1]:
+    if not examples.inputs.shape[1]:
+        raise ValueError("Fisher information needs at least one example of each task, got none")
+    if kind != "classification":
         return
     alone = (examples.targets == examples.targets[:, :1]).all(1)
     if bool(alone.any()):

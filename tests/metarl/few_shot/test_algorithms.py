@@ -207,7 +207,7 @@ def test_the_meta_lstm_refuses_a_step_size_that_is_none_of_a_gate(waves):
 
 
 def test_an_unknown_algorithm_is_refused_with_the_nearest_one():
-    with pytest.raises(UnknownAlgorithm, match=r"^no algorithm 'mamml'; did you mean 'maml'\? \(known: anil, fomaml,"):
+    with pytest.raises(UnknownAlgorithm, match=r"^no algorithm 'mamml'; did you mean 'maml'\? \(known: anil, fame,"):
         find_algorithm("mamml")
 
 

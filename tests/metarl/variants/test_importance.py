@@ -14,6 +14,7 @@ from metarl.variants.importance import (
     empirical_fisher,
     fisher,
     krylov_diagonal,
+    label_noise,
     make_measure,
     mas,
     mean_one,
@@ -34,6 +35,10 @@ def params(model, tasks=2, seed=1):
     return {name: torch.stack([each[name] for each in drawn]).double() for name in drawn[0]}
 
 
+def noise(rng=None, outputs=2):
+    return label_noise(examples(random_inputs()), outputs, rng or generator())
+
+
 def examples(inputs, targets=None):
     tasks, count = inputs.shape[:2]
     classes = torch.arange(count).remainder(2).expand(tasks, count)
@@ -46,7 +51,7 @@ def random_inputs(tasks=2, count=5, size=3, seed=2):
 
 def test_fisher_of_a_linear_gaussian_model_is_the_second_moment_of_its_inputs():
     inputs = random_inputs()
-    found = fisher(LINEAR, params(LINEAR), examples(inputs), generator(), kind="regression")
+    found = fisher(LINEAR, params(LINEAR), examples(inputs), noise(), kind="regression")
     second = inputs.square().mean(1).unsqueeze(-1).expand(-1, -1, 2)
     assert_close(found, {"weight_0": second, "bias_0": torch.ones(2, 2, dtype=torch.float64)})
 
@@ -56,7 +61,7 @@ def test_fisher_of_a_softmax_model_is_its_variance_times_the_second_moment():
     mean = {name: torch.zeros_like(value) for name, value in phi.items()}
     rng = generator()
     for _ in range(DRAWS):
-        found = fisher(LINEAR, phi, examples(inputs), rng, kind="classification")
+        found = fisher(LINEAR, phi, examples(inputs), noise(rng), kind="classification")
         mean = {name: value + found[name] / DRAWS for name, value in mean.items()}
     chances = torch.softmax(LINEAR(phi, inputs), -1)
     variance = chances * (1.0 - chances)  # [M, N, out]
@@ -90,7 +95,7 @@ def test_fisher_is_the_diagonal_of_the_gauss_newton_matrix(kind):
             unit[name].view(-1)[place] = 1.0
             diagonal[name].view(-1)[place] = function.product(unit, None, metric)[name].view(-1)[place]
     if kind == "regression":
-        found = fisher(model, phi, examples(inputs), generator(), kind=kind)
+        found = fisher(model, phi, examples(inputs), noise(outputs=1)[:1], kind=kind)
     else:
         found = {name: torch.zeros_like(value) for name, value in phi.items()}
         for label in range(outputs):
@@ -108,7 +113,7 @@ def test_draws_of_fisher_average_to_the_enumerated_one():
     chances = torch.softmax(model(phi, inputs), -1)
     rng, mean = generator(), {name: torch.zeros_like(value) for name, value in phi.items()}
     for _ in range(DRAWS):
-        drawn = fisher(model, phi, examples(inputs), rng, kind="classification")
+        drawn = fisher(model, phi, examples(inputs), noise(rng, 3)[:1], kind="classification")
         mean = {name: value + drawn[name] / DRAWS for name, value in mean.items()}
     head = torch.einsum("mno->mo", chances * (1.0 - chances)) / inputs.shape[1]
     assert_close(mean["bias_1"], head, rtol=0.05, atol=1e-3)
@@ -137,9 +142,9 @@ def test_mas_of_a_linear_map_by_hand():
 def test_mas_needs_no_labels():
     inputs, phi = random_inputs(), params(LINEAR)
     measure = make_measure("mas", "classification")
-    first = measure(LINEAR, phi, examples(inputs), generator())
+    first = measure(LINEAR, phi, examples(inputs), noise())
     other = examples(inputs, torch.zeros(2, 5, dtype=torch.long))
-    assert_close(measure(LINEAR, phi, other, generator()), first)
+    assert_close(measure(LINEAR, phi, other, noise()), first)
 
 
 def test_the_diagonal_along_all_directions_is_that_of_the_matrix():
@@ -201,14 +206,14 @@ def test_mean_one_over_all_numbers_of_a_task():
 def test_a_single_class_is_refused(name):
     data = examples(random_inputs(), torch.ones(2, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="two classes"):
-        make_measure(name, "classification")(LINEAR, params(LINEAR), data, generator())
+        make_measure(name, "classification")(LINEAR, params(LINEAR), data, noise())
 
 
 @pytest.mark.parametrize("name", ["fisher", "empirical-fisher", "mas", "mas-cg"])
 def test_no_examples_are_refused(name):
     data = examples(random_inputs(count=0))
     with pytest.raises(ValueError, match="at least one example"):
-        make_measure(name, "classification")(LINEAR, params(LINEAR), data, generator())
+        make_measure(name, "classification")(LINEAR, params(LINEAR), data, noise())
 
 
 def test_an_unknown_importance_is_refused():

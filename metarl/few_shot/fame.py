@@ -1,0 +1,116 @@
+"""FAME: MAML whose inner loop is held by what the tasks seen so far depend on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.few_shot.learners import GradientLearner
+from metarl.inner.elastic import Strength, elastic, held_by, importance_of
+from metarl.outer.meta_gradients import MetaGradient, backpropagated
+from metarl.processor import map_groups
+from metarl.rollout.seeding import Stream, torch_generator
+from metarl.trees import mean_of_sums, split_examples, zeros_like
+from metarl.types import Examples, Meta, Params, TaskData
+from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
+from metarl.variants.importance import Measure, accumulate, label_noise, mean_one
+
+_STRENGTH = "strength"
+"""Lambda in force, in ``Meta.elastic``, where it is not learned."""
+_ANCHOR, _PHASES = "anchor/", "phases/"
+"""The initialization at the end of the last phase, and importances summed over phases, in ``Meta.elastic``."""
+
+
+def hold(learner: GradientLearner, importance: Params, strength: Strength, step_size: float) -> GradientLearner:
+    """The learner with every step held by importances, see ``inner.elastic.elastic``; itself where lambda is 0."""
+    if not callable(strength) and strength == 0.0:
+        return learner
+    return learner._replace(rule=lambda step: elastic(learner.rule(step), importance, strength, step_size))
+
+
+class FameLearner(NamedTuple):
+    """A ``FewShotLearner`` around another one that adapts by gradient."""
+
+    base: GradientLearner
+    config: ElasticConfig
+    measure: Measure
+    step_size: float
+    """Of the inner steps."""
+    iterations: int
+    """Of the run, over which a linear schedule rises."""
+    seed: int
+    """Of the labels that the measure draws."""
+
+    def init(self, generator: torch.Generator) -> Meta:
+        """See ``FewShotLearner.init``."""
+        meta = self.base.init(generator)
+        if not self.config.holds:
+            return meta
+        held = held_by(zeros_like(meta.theta)) | {_STRENGTH: torch.tensor(self._scheduled(0))}
+        if self.config.phase:
+            held |= {f"{_ANCHOR}{name}": value.clone() for name, value in meta.theta.items()}
+            held |= {f"{_PHASES}{name}": torch.zeros_like(value) for name, value in meta.theta.items()}
+        return meta._replace(eta=meta.eta | self.config.initial_eta(), elastic=held)
+
+    def held(self, meta: Meta) -> GradientLearner:
+        """The inner loop that ``meta`` was learned for."""
+        if not meta.elastic:
+            return self.base
+        return hold(self.base, importance_of(meta.elastic), self.strength(meta), self.step_size)
+
+    def strength(self, meta: Meta) -> Strength:
+        """Lambda."""
+        if LOG_STRENGTH in meta.eta:
+            return lambda eta: eta[LOG_STRENGTH].exp()
+        return float(meta.elastic[_STRENGTH]) if meta.elastic else 0.0
+
+    def meta_gradient(self, meta: Meta, data: TaskData[Examples], iteration: int) -> MetaGradient:
+        """See ``FewShotLearner.meta_gradient``; and the importances after these tasks."""
+        if not meta.elastic:
+            return self.base.meta_gradient(meta, data, iteration)
+        held = self.held(meta)
+        learner, model = held.inner(held.steps), self.base.problem.model
+        support = data.support[0]
+        outputs = data.query.targets.shape[-1] if data.query.targets.is_floating_point() else 1
+        noise = label_noise(support, outputs, torch_generator(self.seed, Stream.LABELS, iteration))
+
+        def estimate(group: tuple[TaskData[Examples], Tensor]) -> tuple[Params, Params, Params, Tensor]:
+            part, drawn = group
+            found = backpropagated(learner, meta, part)
+            measured = mean_one(self.measure(model, found.phi, part.support[0], drawn))
+            return found.theta, found.eta, {name: each.sum(0) for name, each in measured.items()}, found.losses
+
+        size = self.base.chunk(support.inputs, data.query.inputs)
+        groups = list(zip(split_examples(data, size), torch.split(noise, size), strict=True))
+        *sums, losses = zip(*map_groups(estimate, groups, data.query.inputs.device), strict=True)
+        theta, eta, measured = (mean_of_sums(each, len(noise)) for each in sums)
+        theta = {name: value + self._pull(meta, name) for name, value in theta.items()}
+        return MetaGradient(Meta(theta, eta, {}), torch.cat(losses), self._measured(meta, measured, iteration))
+
+    def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
+        """See ``FewShotLearner.predict``."""
+        return self.held(meta).predict(meta, support, inputs, steps=steps, transductive=transductive)
+
+    def _scheduled(self, iteration: int) -> float:
+        """Lambda after so many iterations, where it is not learned."""
+        share = min(1.0, iteration / max(self.iterations, 1)) if self.config.schedule == "linear" else 1.0
+        return share * self.config.strength
+
+    def _pull(self, meta: Meta, name: str) -> Tensor | float:
+        """Of the outer loop, towards the end of earlier phases."""
+        if not self.config.phase:
+            return 0.0
+        distance = meta.theta[name] - meta.elastic[f"{_ANCHOR}{name}"]
+        return self.config.outer_strength * meta.elastic[f"{_PHASES}{name}"] * distance
+
+    def _measured(self, meta: Meta, measured: Params, iteration: int) -> Params:
+        """What is held after this iteration."""
+        running = accumulate(importance_of(meta.elastic), measured, self.config.decay)
+        held = meta.elastic | held_by(running)
+        held[_STRENGTH] = torch.full_like(held[_STRENGTH], self._scheduled(iteration + 1))
+        if self.config.phase and (iteration + 1) % self.config.phase == 0:
+            held |= {f"{_ANCHOR}{name}": value for name, value in meta.theta.items()}
+            held |= {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}
+        return held
