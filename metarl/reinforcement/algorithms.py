@@ -130,7 +130,8 @@ def make_learner(
     first_order = row.first_order or inner.first_order
     rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
     if row.elastic:
-        rules = [fame.hold(each, held or {}, config.elastic) for each in rules]
+        pairs = zip(rules, step_sizes, strict=True)
+        rules = [fame.hold(each, held or {}, config.elastic, size) for each, size in pairs]
     return Learner(problem, rules, first_order, config.task_chunk)
 
 
@@ -161,7 +162,7 @@ def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
 
 def initial_held(theta: Params, config: MetaTrainConfig) -> Params:
     """``Meta.elastic`` before the first iteration."""
-    return fame.initial_held(theta) if find_algorithm(config.algorithm).elastic else {}
+    return fame.initial_held(theta, config.elastic) if find_algorithm(config.algorithm).elastic else {}
 
 
 def family_for(name: str, family: TaskFamily) -> TaskFamily:
@@ -194,7 +195,9 @@ def _remembering(make_outer: Callable[[MetaTrainConfig], Outer]) -> Callable[[Me
 
         def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
             found = outer.update(learner, state, data)
-            held, metrics = fame.remember(learner, state.meta, data, config.elastic)
+            if not state.meta.elastic:
+                return found
+            held, metrics = fame.remember(learner, state, data, config.elastic, config.iterations)
             return found._replace(meta=found.meta._replace(elastic=held), metrics=found.metrics | metrics)
 
         return outer._replace(update=update)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
+from metarl.engine import TrainState
 from metarl.inner.adapt import adapt
 from metarl.inner.elastic import check_strength, elastic, held_by, importance_of
 from metarl.inner.policy_problem import PolicyLearner
@@ -14,62 +16,75 @@ from metarl.inner.rules import InnerRule
 from metarl.processor import map_groups
 from metarl.trees import expand, is_finite, mean_of_sums, split_tasks, zeros_like
 from metarl.types import Meta, Metrics, Params, Rollouts, TaskData
+from metarl.variants.fame import LOG_STRENGTH
 from metarl.variants.importance import accumulate, mean_one
 from metarl.variants.policy_importance import POLICY_MEASURES, MeasureName, check_measure
 
-_LOG_STRENGTH = "elastic/log_strength"
+_STRENGTH = "strength"
+"""Lambda in force, in ``Meta.elastic``, where it is not learned."""
+
+Schedule = Literal["constant", "linear", "learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticConfig:
-    """How firmly an inner loop is held near where it starts. The first step starts there and is free, so what holds
-    matters from the second one on: use two inner steps or more."""
+    """How firmly an inner loop is held near where it starts: strength / 2 * sum_i F_i (phi_i - theta_i)^2 on its loss
+    (Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3)."""
 
-    strength: float = 0.01
-    """lambda, of importances whose mean over a task's parameters is 1; 0 holds nothing. Steps overshoot where the step
-    size times lambda times an importance exceeds 2."""
-    learn_strength: bool = False
-    """Meta-learn lambda, from there."""
+    strength: float = 1.0
+    """Lambda; where it is learned, its starting value. Importances have mean 1 over the policy; 0 holds nothing."""
+    schedule: Schedule = "constant"
+    """Fixed, rising from 0 over the run, or meta-learned."""
     importance: MeasureName = "fisher"
-    """The diagonal of the policy's Fisher matrix: exact over actions, or of the actions taken (empirical-fisher)."""
-    decay: float = 0.9
-    """Of the importances of earlier meta-batches, in each meta-iteration, in [0, 1)."""
+    """F, the diagonal of the policy's Fisher matrix: exact over actions, or of the actions taken (empirical-fisher)."""
+    decay: float = 0.95
+    """Share of the running importance that a meta-iteration keeps."""
 
     def __post_init__(self) -> None:
         check_strength("elastic strength", self.strength)
         check_measure(self.importance)
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"elastic schedule must be constant, linear or learned, got {self.schedule!r}")
+        if self.schedule == "learned" and not self.strength:
+            raise ValueError("a learned elastic strength must start above 0, got 0; 1 is usual")
         if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"elastic decay must lie in [0, 1), got {self.decay}; 0.9 is a start")
-        if self.learn_strength and not self.strength > 0.0:
-            raise ValueError(
-                f"a learned elastic strength must start above 0, where its logarithm is finite, got {self.strength}"
-            )
+            raise ValueError(f"elastic decay must lie in [0, 1), got {self.decay}; 0.95 is usual")
 
 
-def initial_held(theta: Params) -> Params:
-    """``Meta.elastic`` before the first task: nothing is important."""
-    return held_by(zeros_like(theta))
+def initial_held(theta: Params, config: ElasticConfig) -> Params:
+    """``Meta.elastic`` before the first task: nothing is important. Empty where nothing ever is held."""
+    if not config.strength:
+        return {}
+    strength = {} if config.schedule == "learned" else {_STRENGTH: torch.tensor(_scheduled(config, 0, 1))}
+    return held_by(zeros_like(theta)) | strength
 
 
 def initial_strength(theta: Params, config: ElasticConfig) -> Params:
     """What of ``eta`` the strength is, if it is learned."""
-    if not config.learn_strength:
+    if config.schedule != "learned":
         return {}
-    like = next(iter(theta.values()))
-    return {_LOG_STRENGTH: torch.full_like(like.flatten()[0], math.log(config.strength))}
+    return {LOG_STRENGTH: torch.full_like(next(iter(theta.values())).flatten()[0], math.log(config.strength))}
 
 
-def hold(rule: InnerRule, held: Params, config: ElasticConfig) -> InnerRule:
-    """The rule on the loss plus ``strength / 2 * sum_i F_i (phi_i - theta_i)^2``; as it is where the strength is 0.
+def hold(rule: InnerRule, held: Params, config: ElasticConfig, step_size: float) -> InnerRule:
+    """The rule with its steps held, see ``inner.elastic.elastic``; as it is where the strength is 0.
 
     Args:
         rule: of the inner loop.
-        held: ``Meta.elastic``.
-        config: the strength, or that ``eta`` has it.
+        held: ``Meta.elastic``, which has the strength where it is not learned.
+        config: of the run.
+        step_size: of the rule.
     """
-    if config.learn_strength:
-        return elastic(rule, importance_of(held), lambda eta: eta[_LOG_STRENGTH].exp())
-    return elastic(rule, importance_of(held), config.strength) if config.strength else rule
+    if config.schedule == "learned":
+        return elastic(rule, importance_of(held), lambda eta: eta[LOG_STRENGTH].exp(), step_size)
+    strength = float(held[_STRENGTH]) if _STRENGTH in held else config.strength
+    return elastic(rule, importance_of(held), strength, step_size) if strength else rule
+
+
+def _scheduled(config: ElasticConfig, iteration: int, iterations: int) -> float:
+    """Lambda after so many iterations, where it is not learned."""
+    share = min(1.0, iteration / max(iterations, 1)) if config.schedule == "linear" else 1.0
+    return share * config.strength
 
 
 def task_importance(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], name: MeasureName) -> Params:
@@ -87,7 +102,11 @@ def task_importance(learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts]
 
 
 def remember(
-    learner: PolicyLearner, meta: Meta, data: TaskData[Rollouts], config: ElasticConfig
+    learner: PolicyLearner,
+    state: TrainState,
+    data: TaskData[Rollouts],
+    config: ElasticConfig,
+    iterations: int,
 ) -> tuple[Params, Metrics]:
     """``Meta.elastic`` after these tasks, the running mean ``decay * F + (1 - decay) * F_new``, and what to log of it.
 
@@ -95,14 +114,19 @@ def remember(
 
     Args:
         learner: that collected the data.
-        meta: where it was collected.
+        state: in which it was collected.
         data: support and query of the meta-batch.
-        config: which importance, and how fast it is forgotten.
+        config: which importance, how fast it is forgotten, and how the strength rises.
+        iterations: of the run.
     """
-    old, new = importance_of(meta.elastic), task_importance(learner, meta, data, config.importance)
+    held, eta = state.meta.elastic, state.meta.eta
+    old, new = importance_of(held), task_importance(learner, state.meta, data, config.importance)
     counted = is_finite(new)
     running = accumulate(old, new, config.decay) if counted else old
-    strength = float(meta.eta[_LOG_STRENGTH].exp()) if config.learn_strength else config.strength
+    strength = float((eta[LOG_STRENGTH].exp() if LOG_STRENGTH in eta else held[_STRENGTH]).detach())
     metrics = {f"importance/{name}": float(value.mean()) for name, value in running.items()}
-    metrics["elastic/importance_max"] = max(float(value.max()) for value in running.values())
-    return held_by(running), metrics | {"elastic/strength": strength, "elastic/left_out": float(not counted)}
+    metrics |= {"elastic/strength": strength, "elastic/left_out": float(not counted)}
+    held = held | held_by(running)
+    if _STRENGTH in held:
+        held[_STRENGTH] = torch.full_like(held[_STRENGTH], _scheduled(config, state.iteration + 1, iterations))
+    return held, metrics

@@ -44,11 +44,6 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"{name} compares tasks with each other, so meta_batch_size must be at least {row.least_tasks}, got "
             f"{config.meta_batch_size}"
         )
-    if row.elastic and config.elastic.learn_strength and config.inner.steps < 2:
-        raise UnsuitableAlgorithm(
-            f"the first inner step of {name} is not held, so a strength is learned from at least 2, got "
-            f"{config.inner.steps}; set --inner.steps 2"
-        )
     if config.curiosity.kind != "none" and not (
         row.adapts and row.steps_in_training and config.inner.steps and row.outer
     ):
