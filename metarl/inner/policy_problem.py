@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Learner
+from metarl.inner.adapt import Adaptation, Learner
 from metarl.linear import LinearMap
 from metarl.losses import Estimator, InnerLoss
 from metarl.policies.base import Policy
@@ -108,6 +108,17 @@ class Shaping(Protocol):
 
         Returns:
             ``[M, E, T]``, 0 where the mask is.
+        """
+        ...
+
+    def weigh(self, eta: Params, learner: PolicyLearner, before: Adaptation, batch: Rollouts) -> Rollouts:
+        """The rollouts of one step with its episodes weighted.
+
+        Args:
+            eta: what is meta-learned besides the initialization.
+            learner: problem and rules.
+            before: where the tasks stand.
+            batch: collected there.
         """
         ...
 

@@ -83,6 +83,9 @@ def collect(
                     scaler=scaler,
                     bonus=bonus if learns else None,
                 )
+            if shaping is not None and learns:
+                with clock.measure("inner"):
+                    batch = batch._replace(rollouts=shaping.weigh(meta.eta, learner, adaptation, batch.rollouts))
             batches.append(batch)
             reached.append(adaptation.phi)
             if learns:

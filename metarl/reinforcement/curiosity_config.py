@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-CuriosityKind = Literal["none", "transition"]
+from metarl.variants.episode_gradients import EpisodeState
+
+CuriosityKind = Literal["none", "transition", "gradient"]
+EpisodeMeasure = Literal["features", "plain", "norm", "direction", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +17,8 @@ class CuriosityConfig:
     """What the inner loop looks for besides reward. It does so wherever policies adapt; returns are told without."""
 
     kind: CuriosityKind = "none"
-    """Nothing, or transitions that a forward model did not foresee, which add to the rewards of the support."""
+    """Nothing; or transitions that a forward model did not foresee, which add to the rewards of the support; or
+    episodes whose gradients it did not foresee, which weigh more in the inner loss."""
     strength: float = 0.1
     """Of transition: reward for a surprise of one running deviation, in units of the reward."""
     features: int = 32
@@ -30,13 +34,25 @@ class CuriosityConfig:
     updates: int = 20
     """Of the module in each meta-iteration."""
     batch_size: int = 1024
-    """Transitions of each update."""
+    """Of transition: as many for each update."""
+    measure: EpisodeMeasure = "features"
+    """Of gradient: the module's forward error in features of the gradients, or in the gradients themselves (plain). For
+    comparison the gradient's norm, how far its direction is from the mean gradient's, or none (uniform)."""
+    gradients: EpisodeState = "last"
+    """Of gradient: in the last layer, in all parameters (whole), or in all through a fixed random projection."""
+    projection: int = 256
+    """Numbers of the projection."""
+    temperature: float = 1.0
+    """Of gradient: weights are in proportion to curiosity^(1 / temperature)."""
+    clip: float = 3.0
+    """Of gradient: the greatest weight; their mean is one."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(CuriosityKind):
-            known = ", ".join(get_args(CuriosityKind))
-            raise ValueError(f"curiosity kind must be one of {known}, got {self.kind!r}")
-        for name in ("features", "hidden", "updates", "batch_size"):
+        for name, known in (("kind", CuriosityKind), ("measure", EpisodeMeasure), ("gradients", EpisodeState)):
+            if getattr(self, name) not in get_args(known):
+                options = ", ".join(get_args(known))
+                raise ValueError(f"curiosity {name} must be one of {options}, got {getattr(self, name)!r}")
+        for name in ("features", "hidden", "updates", "batch_size", "projection"):
             if getattr(self, name) < 1:
                 raise ValueError(f"curiosity {name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.strength < math.inf:
@@ -45,3 +61,9 @@ class CuriosityConfig:
             raise ValueError(f"curiosity learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0.0 <= self.forward_weight <= 1.0:
             raise ValueError(f"curiosity forward_weight must lie in [0, 1], got {self.forward_weight}; 0.2 is usual")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"curiosity temperature must be positive and finite, got {self.temperature}; 1 is usual")
+        if not 1.0 <= self.clip < math.inf:
+            raise ValueError(
+                f"curiosity clip must be finite and at least 1, the mean of the weights, got {self.clip}; 3 is usual"
+            )

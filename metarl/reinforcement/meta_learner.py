@@ -110,7 +110,7 @@ class PolicyMetaLearner(NamedTuple):
         if curiosity is None:
             return found
         drawing = torch_generator(self.config.seed, Stream.MINIBATCHES, state.iteration)
-        return learn_beside(curiosity, state, found, collected.data.support, drawing)
+        return learn_beside(curiosity, state, found, learner, collected.data.support, drawing)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks every time, on fresh episodes."""

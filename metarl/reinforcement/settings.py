@@ -51,6 +51,11 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"curiosity is of the rollouts that policies adapt on while they meta-train, of which {name} with "
             f"{config.inner.steps} inner steps has none; leave --curiosity out, or choose maml-trpo"
         )
+    if config.curiosity.kind == "gradient" and config.inner.learn_returns:
+        raise UnsuitableAlgorithm(
+            "learned returns make the inner loss's advantages anew, without the weights of --curiosity gradient; leave "
+            "one of them out, or choose --curiosity transition"
+        )
     _check_estimator(config, defaults)
     if "outer" in row.uses:
         check_fisher(config)

@@ -1,13 +1,14 @@
 """Curiosity about transitions: an intrinsic curiosity module (Pathak et al. 2017, arXiv:1705.05363).
 
-    psi      = encoder(s)
+    psi      = encoder(s), mean 0 and variance 1 over its numbers
     forward    psi_t + f(psi_t, a_t) predicts psi_{t+1}         L_F = |psi_{t+1} - predicted|^2 / 2       (eq. 5)
     inverse    h(psi_t, psi_{t+1}) predicts a_t                 L_I = cross-entropy, or squared error     (eq. 3)
     bonus      r_t = strength / 2 |psi_{t+1} - predicted|^2     over its running deviation                (eq. 6)
 
-The module minimizes (1 - beta) L_I + beta L_F (eq. 7). It departs from the paper in two ways: the forward model
-predicts the change of the features, and unless ``joint`` the inverse loss alone trains the encoder, so that features
-cannot become easy to predict by saying nothing.
+The module minimizes (1 - beta) L_I + beta L_F (eq. 7). It departs from the paper in three ways. Features have
+one scale: else the inverse loss would let them grow without end, and the forward error with them. The forward model
+predicts their change. And unless ``joint`` the inverse loss alone trains the encoder, so that features cannot become
+easy to predict by saying nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def surprise(params: Params, observations: Tensor, actions: Tensor, mask: Tensor
         mask: ``[M, E, T]``.
         choices: options of each discrete choice; empty for real actions.
     """
-    state = _perceptron(params, "encoder", observations)
+    state = encode(params, observations)
     predicted = predict(params, state, actions, choices)
     errors = 0.5 * (state[..., 1:, :] - predicted[..., :-1, :]).square().sum(-1)
     padded = torch.cat([errors, torch.zeros_like(mask[..., :1])], -1)
@@ -116,6 +117,12 @@ def count_surprises(params: Params, surprises: Tensor) -> Params:
     return {name: torch.lerp(value, params[name], _DECAY) for name, value in zip(_MOMENTS, new, strict=True)}
 
 
+def encode(params: Params, observations: Tensor) -> Tensor:
+    """``psi`` of observations ``[..., O]``, ``[..., F]``."""
+    features = _perceptron(params, "encoder", observations)
+    return functional.layer_norm(features, features.shape[-1:])
+
+
 def predict(params: Params, state: Tensor, actions: Tensor, choices: tuple[int, ...]) -> Tensor:
     """The forward model: features ``[..., F]`` after actions ``[..., A]``, from those before."""
     return state + _perceptron(params, "forward", torch.cat([state, _code(actions, choices).to(state.dtype)], -1))
@@ -135,7 +142,7 @@ def module_losses(params: Params, seen: Transitions, choices: tuple[int, ...], *
         choices: options of each discrete choice; empty for real actions, which have the mean squared error.
         joint: whether the forward loss trains the encoder too, as in the paper.
     """
-    before, after = _perceptron(params, "encoder", seen.before), _perceptron(params, "encoder", seen.after)
+    before, after = encode(params, seen.before), encode(params, seen.after)
     start, end = (before, after) if joint else (before.detach(), after.detach())
     forward = 0.5 * (end - predict(params, start, seen.actions, choices)).square().sum(-1).mean()
     inferred = infer(params, before, after)

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import metarl.envs
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.engine import Clock, Iteration
+from metarl.inner.adapt import unadapted
 from metarl.inner.policy_problem import InnerConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
@@ -20,13 +21,16 @@ from metarl.reinforcement.algorithms import make_learner
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.curiosity_config import CuriosityConfig
-from metarl.reinforcement.curious import PREFIX, make_curiosity
+from metarl.reinforcement.curious import make_curiosity
+from metarl.reinforcement.curious_updates import PREFIX
 from metarl.reinforcement.meta_learner import initial_state, meta_train_policy
 from metarl.reinforcement.settings import check_settings
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
+from metarl.trees import expand
 from metarl.variants import transition_curiosity as module
+from metarl.variants.episode_gradients import unweighted
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
 CARTPOLE: Any = metarl.make_family("cartpole")
@@ -53,14 +57,16 @@ def own(params: Any) -> dict[str, torch.Tensor]:
     return {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
 
 
-@pytest.mark.parametrize("algorithm", ["maml-trpo", "meta-sgd", "promp", "fame"])
+@pytest.mark.parametrize("algorithm", ["maml-trpo", "meta-sgd", "promp", "fame", "dice-maml"])
 @pytest.mark.parametrize("family", [NAVIGATION, CARTPOLE], ids=["continuous", "discrete"])
-def test_it_learns_beside_every_algorithm_and_resumes_bit_for_bit(family, algorithm):
-    config = replace(TINY, algorithm=algorithm)
+@pytest.mark.parametrize("kind", ["transition", "gradient"])
+def test_it_learns_beside_every_algorithm_and_resumes_bit_for_bit(family, algorithm, kind):
+    config = replace(TINY, algorithm=algorithm, curiosity=replace(TINY.curiosity, kind=kind))
     whole = run(family, config)
     first, last = (own(whole[place].state.meta.eta) for place in (0, -1))
     assert all(not torch.equal(first[name], last[name]) for name in first)
-    for name in ("forward_loss", "inverse_loss", "bonus_mean", "updates_left_out"):
+    figure = "bonus_mean" if kind == "transition" else "weight_max"
+    for name in ("forward_loss", "inverse_loss", figure, "updates_left_out"):
         assert np.isfinite(whole[-1].metrics[f"{PREFIX}{name}"])
     rest = run(family, config, whole[0].state)
     assert_close(rest[-1].state.meta, whole[-1].state.meta, rtol=0.0, atol=0.0)
@@ -128,8 +134,9 @@ def test_no_outer_update_moves_the_module_and_a_refused_one_does_not_stop_it():
     assert_close(own(found.state.meta.eta), own(accepted.state.meta.eta), rtol=0.0, atol=0.0)
 
 
-def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit(on_processors):
-    config = replace(TINY, iterations=2)
+@pytest.mark.parametrize("kind", ["transition", "gradient"])
+def test_the_number_of_processors_and_of_torchs_threads_changes_no_bit(on_processors, kind):
+    config = replace(TINY, iterations=2, curiosity=replace(TINY.curiosity, kind=kind))
     states = on_processors(lambda: run(NAVIGATION, config)[-1].state)
     for other in states[1:]:
         assert_close(other.meta, states[0].meta, rtol=0.0, atol=0.0)
@@ -143,10 +150,88 @@ def test_updates_that_are_not_finite_are_left_out_and_counted():
     learner = make_learner(policy, TINY)
     data, *_ = collect(NAVIGATION, learner, state.meta, tasks, TINY.rollout, seeds, Clock())
     batch = data.support[0]._replace(observations=data.support[0].observations * 1e30)
-    eta, moments, metrics = curiosity.learn(state.meta.eta, state.optimizer, [batch], torch.Generator().manual_seed(0))
+    drawing = torch.Generator().manual_seed(0)
+    eta, moments, metrics = curiosity.learn(state.meta, state.optimizer, learner, [batch], drawing)
     assert metrics["curiosity/updates_left_out"] == 3.0
     assert_close(eta, state.meta.eta, rtol=0.0, atol=0.0)
     assert_close(moments, state.optimizer, rtol=0.0, atol=0.0)
+
+
+GRADIENT = replace(TINY, curiosity=replace(TINY.curiosity, kind="gradient"), inner=InnerConfig(steps=2))
+
+
+def support_of(config: MetaTrainConfig) -> Any:
+    policy, state = initial_state(NAVIGATION, config)
+    tasks = NAVIGATION.sample(generator(0, Stream.EVALUATION_TASKS), 4)
+    seeds = EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+    learner = make_learner(policy, config)
+    return collect(NAVIGATION, learner, state.meta, tasks, config.rollout, seeds, Clock())[0]
+
+
+@pytest.mark.parametrize("measure", ["features", "plain", "norm", "direction"])
+@pytest.mark.parametrize("gradients", ["last", "whole", "projected"])
+def test_episodes_of_the_support_have_weights_of_mean_one_and_those_of_the_query_none(measure, gradients):
+    curiosity = replace(GRADIENT.curiosity, measure=measure, gradients=gradients, projection=5, clip=2.0)
+    data = support_of(replace(GRADIENT, curiosity=curiosity))
+    assert len(data.support) == 2
+    for batch in data.support:
+        assert_close(batch.weights.mean(1), torch.ones(4))
+        assert float(batch.weights.max()) <= 2.0 + 1e-5
+        assert float(batch.weights.min()) < 0.99
+        assert not batch.weights.requires_grad
+    assert data.query.weights is None
+
+
+def test_uniform_weights_change_nothing_but_rounding():
+    uniform = support_of(replace(GRADIENT, curiosity=replace(GRADIENT.curiosity, measure="uniform")))
+    plain = support_of(replace(OFF, inner=InnerConfig(steps=2)))
+    for one, other in zip(uniform.support, plain.support, strict=True):
+        assert_close(one.weights, torch.ones(4, 3))
+        assert_close(one.advantages, other.advantages, rtol=1e-4, atol=1e-4)
+    assert_close(uniform.query.advantages, plain.query.advantages, rtol=1e-3, atol=1e-3)
+
+
+def test_measures_without_a_module_learn_nothing_and_are_logged():
+    config = replace(GRADIENT, curiosity=replace(GRADIENT.curiosity, measure="norm"))
+    last = run(NAVIGATION, config)[-1]
+    assert not own(last.state.meta.eta)
+    assert not own(last.state.optimizer)
+    assert last.metrics["curiosity/weight_mean"] == pytest.approx(1.0, rel=1e-5)
+    assert 1.0 < last.metrics["curiosity/weight_max"] <= 3.0
+    assert last.metrics["curiosity/fallback_share"] == 0.0
+    assert "curiosity/forward_loss" not in last.metrics
+
+
+def test_episodes_whose_gradients_are_not_finite_fall_back_to_uniform_weights_and_are_counted():
+    policy, state = initial_state(NAVIGATION, GRADIENT)
+    learner, batch = make_learner(policy, GRADIENT), unweighted(support_of(GRADIENT).support[0])
+    broken = batch.advantages.clone()
+    broken[1, 0, 0] = torch.inf
+    curiosity = make_curiosity(policy, GRADIENT.curiosity)
+    before = unadapted(learner, expand(state.meta.theta, 4))
+    found = curiosity.weigh(state.meta.eta, learner, before, batch._replace(advantages=broken))
+    assert_close(found.weights[1], torch.ones(3))
+    assert all(float((found.weights[task] - 1.0).abs().max()) > 0.01 for task in (0, 2, 3))
+
+
+def test_the_modules_forward_error_falls_on_tasks_that_come_again():
+    policy, state = initial_state(NAVIGATION, GRADIENT)
+    config = replace(GRADIENT.curiosity, updates=100, learning_rate=0.01)
+    curiosity, learner, data = make_curiosity(policy, config), make_learner(policy, GRADIENT), support_of(GRADIENT)
+    losses = []
+    meta, moments = state.meta, state.optimizer
+    for _ in range(3):
+        lesson = curiosity.learn(meta, moments, learner, data.support, torch.Generator().manual_seed(0))
+        meta, moments = meta._replace(eta=meta.eta | lesson.eta), moments | lesson.moments
+        losses.append(lesson.metrics["curiosity/forward_loss"])
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_learned_returns_leave_no_weights_and_are_refused_with_them():
+    inner = InnerConfig(learn_returns=("discount",))
+    config = replace(GRADIENT, algorithm="promp", inner=inner)
+    with pytest.raises(UnsuitableAlgorithm, match="learned returns make the inner loss's advantages anew"):
+        check_settings(config, config)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +248,10 @@ def test_what_does_not_adapt_while_it_trains_cannot_be_curious(changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "novelty"}, "curiosity kind must be one of none, transition.*, got 'novelty'"),
+        ({"kind": "novelty"}, "curiosity kind must be one of none, transition, gradient, got 'novelty'"),
+        ({"kind": "gradient", "measure": "loss"}, "curiosity measure must be one of features, .*, got 'loss'"),
+        ({"clip": 0.5}, "curiosity clip must be finite and at least 1, .* got 0.5"),
+        ({"temperature": 0.0}, "curiosity temperature must be positive and finite, got 0.0"),
         ({"strength": -0.1}, "curiosity strength must be 0 or more and finite, got -0.1"),
         ({"updates": 0}, "curiosity updates must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "curiosity learning_rate must be positive and finite, got 0.0"),

@@ -16,6 +16,7 @@ from metarl.variants.transition_curiosity import (
     Transitions,
     bonuses,
     count_surprises,
+    encode,
     happened,
     infer,
     init,
@@ -62,20 +63,22 @@ def trained(seen: Transitions, choices: tuple[int, ...], updates: int, *, joint:
     return params, losses
 
 
-def identity() -> Params:
-    """A module that sees an observation (1) as itself where it is positive, and foresees that it stays as it is."""
-    one, zero = torch.ones(1, 1), torch.zeros(1)
-    params = {"encoder/weight_0": one, "encoder/bias_0": zero, "encoder/weight_1": one, "encoder/bias_1": zero}
-    params |= {"forward/weight_0": torch.ones(2, 1), "forward/bias_0": zero}
-    return params | {"forward/weight_1": torch.zeros(1, 1), "forward/bias_1": zero}
+def signs() -> Params:
+    """A module whose features are (1, -1) of a positive number and (-1, 1) of a negative one, and which foresees that
+    they stay as they are."""
+    zeros = torch.zeros(2)
+    params = {"encoder/weight_0": torch.tensor([[1.0, -1.0]]), "encoder/bias_0": zeros}
+    params |= {"encoder/weight_1": torch.eye(2), "encoder/bias_1": zeros}
+    params |= {"forward/weight_0": torch.ones(3, 2), "forward/bias_0": zeros}
+    return params | {"forward/weight_1": torch.zeros(2, 2), "forward/bias_1": zeros}
 
 
 def test_surprise_is_half_the_squared_error_of_the_next_features_and_the_last_step_has_none():
-    """Observations 1 2 4 and 3 3 of an episode that ended: what is foreseen is that they stay."""
-    seen = torch.tensor([[[1.0, 2.0, 4.0], [3.0, 3.0, 0.0]]])[..., None]
+    """Both features change by 2 where the sign does; the second episode ended before its sign changed."""
+    seen = torch.tensor([[[1.0, 2.0, -4.0], [-3.0, -1.0, 1.0]]])[..., None]
     mask = torch.tensor([[[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]])
-    found = surprise(identity(), seen, torch.zeros(1, 2, 3, 1), mask, ())
-    assert_close(found, torch.tensor([[[0.5, 2.0, 0.0], [0.0, 0.0, 0.0]]]))
+    found = surprise(signs(), seen, torch.zeros(1, 2, 3, 1), mask, ())
+    assert_close(found, torch.tensor([[[0.0, 4.0, 0.0], [0.0, 0.0, 0.0]]]), rtol=1e-4, atol=1e-6)
 
 
 def test_transitions_are_steps_that_were_followed_by_another_of_the_same_episode():
@@ -148,7 +151,7 @@ def test_the_inverse_model_recovers_choices_that_show_and_not_those_that_do_not(
     """The first of two choices moves the first coordinate by -1, 0 or 1; the second does nothing."""
     learned, fresh = (_moved_by_choices(seed) for seed in (0, 1))
     params, _ = trained(learned, (3, 3), 300)
-    encoded = [_features(params, each) for each in (fresh.before, fresh.after)]
+    encoded = [encode(params, each) for each in (fresh.before, fresh.after)]
     first, second = (
         float((part.argmax(-1) == fresh.actions[:, place]).float().mean())
         for place, part in enumerate(infer(params, *encoded).split([3, 3], -1))
@@ -161,11 +164,6 @@ def _moved_by_choices(seed: int) -> Transitions:
     generator = torch.Generator().manual_seed(seed)
     before, choices = normal(1000, 2, seed=seed), torch.randint(3, (1000, 2), generator=generator).float()
     return Transitions(before, choices, before + torch.stack([choices[:, 0] - 1.0, torch.zeros(1000)], -1))
-
-
-def _features(params: Params, observations: Tensor) -> Tensor:
-    hidden = torch.nn.functional.elu(observations @ params["encoder/weight_0"] + params["encoder/bias_0"])
-    return hidden @ params["encoder/weight_1"] + params["encoder/bias_1"]
 
 
 @pytest.mark.parametrize("joint", [True, False])
