@@ -8,6 +8,9 @@ import typing
 from collections.abc import Collection, Sequence
 from typing import Any
 
+SHORTHANDS = {"--curiosity": "--curiosity.kind"}
+"""Flags that stand for one of a class of settings."""
+
 
 def boolean_flags(kind: Any, prefix: str = "--") -> set[str]:
     """Those of a class's boolean fields, and of classes of settings among its fields.
@@ -27,10 +30,17 @@ def boolean_flags(kind: Any, prefix: str = "--") -> set[str]:
 
 
 def with_values(arguments: Sequence[str], booleans: Collection[str]) -> list[str]:
-    """The arguments with True after each of ``booleans`` that stands bare: ``--compile`` for ``--compile True``."""
+    """The arguments in full: True after each of ``booleans`` that stands bare (``--compile`` for ``--compile True``),
+    and ``SHORTHANDS`` written out."""
     given = []
+    arguments = [_in_full(argument) for argument in arguments]
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         given.append(argument)
         if argument.replace("_", "-") in booleans and following.title() not in ("True", "False", "None"):
             given.append("True")
     return given
+
+
+def _in_full(argument: str) -> str:
+    flag, sign, value = argument.partition("=")
+    return SHORTHANDS.get(flag, flag) + sign + value

@@ -82,16 +82,23 @@ def mean_kl(policy: Policy, distribution: Params, batch: Rollouts) -> Tensor:
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Of logits ``[M, N, classes]`` to classes ``[M, N]`` in nats, mean over examples."""
-    return (
-        torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-        .view(targets.shape)
-        .mean(1)
-    )
+    return example_cross_entropy(outputs, targets).mean(1)
+
+
+def example_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The same of each example, ``[M, N]``."""
+    flat = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Of values ``[M, N, out]`` to targets of the same shape, mean over examples and numbers."""
     return (outputs - targets).square().flatten(1).mean(1)
+
+
+def example_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The same of each example, ``[M, N]``."""
+    return (outputs - targets).square().flatten(2).mean(2)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

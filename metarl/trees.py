@@ -152,7 +152,11 @@ def split_examples(data: TaskData[Examples], size: int) -> list[TaskData[Example
         return map_examples(lambda field: field[start : start + size], batch)
 
     return [
-        TaskData(tuple(part(batch, start) for batch in data.support), part(data.query, start))
+        TaskData(
+            tuple(part(batch, start) for batch in data.support),
+            part(data.query, start),
+            None if data.credit is None else data.credit[start : start + size],
+        )
         for start in range(0, count, size)
     ]
 

@@ -76,4 +76,5 @@ class TaskData(NamedTuple, Generic[BatchT]):
     query: BatchT
     """What the adapted parameters are judged by; rollouts were collected under the policies adapted S times."""
     credit: Tensor | None = None
-    """Of rollouts: how good each task's query was, ``[M]``, for objectives that reward what the support made of it."""
+    """Of rollouts: how good each task's query was, ``[M]``, for objectives that reward what the support made of it. Of
+    examples: how much each task counts in the meta-gradient, ``[M]``, mean one."""

@@ -15,6 +15,8 @@ from metarl.algorithms import UnsuitableAlgorithm
 from metarl.compiled import compile_function
 from metarl.few_shot.comparing import ComparingMethod, pixels
 from metarl.few_shot.config import FewShotConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig
+from metarl.few_shot.curious import Curiosity, CuriousLearner
 from metarl.few_shot.fame import FameLearner
 from metarl.few_shot.learners import (
     ComparingLearner,
@@ -35,7 +37,7 @@ from metarl.inner.lstm import initial_lstm, meta_lstm
 from metarl.inner.rules import InnerRule, layer_step_sizes, meta_sgd, proximal_sgd, sgd
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.inner.synaptic import TERMS, SynapticProblem, synaptic
-from metarl.losses import cross_entropy, squared_error
+from metarl.losses import cross_entropy, example_cross_entropy, example_squared_error, squared_error
 from metarl.models import Model, conv_model, mlp_model
 from metarl.outer.meta_gradients import implicit, reptile, through
 from metarl.tasks import FewShotFamily
@@ -65,6 +67,7 @@ class Algorithm(NamedTuple):
 
 
 _MEMORY = frozenset(f"memory.{item.name}" for item in dataclasses.fields(MemoryConfig))
+_CURIOSITY = frozenset(f"curiosity.{item.name}" for item in dataclasses.fields(CuriosityConfig))
 _ELASTIC = frozenset(f"elastic.{item.name}" for item in dataclasses.fields(ElasticConfig))
 
 OPTIONAL = (
@@ -74,6 +77,7 @@ OPTIONAL = (
     "inner.cg_iterations",
     "inner.curvature_damping",
     "inner.lstm_hidden",
+    *sorted(_CURIOSITY),
     "matching.scale",
     "matching.processing_steps",
     *sorted(_MEMORY),
@@ -91,6 +95,10 @@ def check_settings(config: FewShotConfig, defaults: FewShotConfig) -> None:
     """
     find_algorithm(config.algorithm)
     algorithms.check_unused(config.algorithm, ALGORITHMS, OPTIONAL, config, defaults)
+    if config.curiosity.kind == "none" and config.curiosity != defaults.curiosity and defaults.curiosity.kind == "none":
+        raise UnsuitableAlgorithm(
+            "settings --curiosity.* were changed, but curiosity is none; choose --curiosity gradient, or leave them out"
+        )
 
 
 def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
@@ -109,7 +117,30 @@ def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner
     if config.compile and not algorithm.compiles:
         able = ", ".join(name for name, row in ALGORITHMS.items() if row.compiles)
         raise UnsuitableAlgorithm(f"{config.algorithm} is not compiled ({able} are); leave --compile out")
-    return algorithm.build(family, config)
+    if config.curiosity.kind == "none":
+        return algorithm.build(family, config)
+    return _curious(algorithm, family, config)
+
+
+def _curious(algorithm: Algorithm, family: FewShotFamily, config: FewShotConfig) -> CuriousLearner:
+    """The algorithm with weighted inner steps.
+
+    Raises:
+        UnsuitableAlgorithm: if it does not adapt by gradients that are backpropagated through.
+    """
+    learner = algorithm.build(family, dataclasses.replace(config, compile=False))
+    base = learner.base if isinstance(learner, FameLearner) else learner
+    problem = base.problem if isinstance(base, GradientLearner) and algorithm.uses >= _CURIOSITY else None
+    if not (isinstance(base, GradientLearner) and isinstance(problem, SupervisedProblem)):
+        users = ", ".join(name for name, row in ALGORITHMS.items() if row.uses >= _CURIOSITY)
+        raise UnsuitableAlgorithm(f"{config.algorithm} cannot be curious ({users} can); leave --curiosity out")
+    curiosity = Curiosity(config.curiosity, problem, _EXAMPLE_LOSSES[family.kind], family.outputs)
+    base = base._replace(estimate=curiosity.estimate(base.estimate))
+    if isinstance(learner, FameLearner):
+        fame = learner._replace(base=base, curiosity=curiosity)
+        return CuriousLearner(fame, fame.held, curiosity)
+    base = compile_learner(base) if config.compile else base
+    return CuriousLearner(base, lambda meta: base, curiosity)
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -155,6 +186,7 @@ def make_model(family: FewShotFamily, config: FewShotConfig, outputs: int | None
 
 
 _LOSSES = {"classification": cross_entropy, "regression": squared_error}
+_EXAMPLE_LOSSES = {"classification": example_cross_entropy, "regression": example_squared_error}
 
 
 def _adapting(
@@ -320,19 +352,25 @@ ALGORITHMS: dict[str, Algorithm] = {
         "backpropagation through the inner loop (Finn et al. 2017, arXiv:1703.03400)",
         _maml,
         compiles=True,
-        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}) | _CURIOSITY,
     ),
     "fomaml": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
         partial(_maml, first_order=True),
         compiles=True,
-        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}),
+        uses=frozenset({"inner.layer_step_sizes", "inner.multi_step_iterations"}) | _CURIOSITY,
     ),
     "meta-sgd": Algorithm(
-        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)", _meta_sgd, compiles=True
+        "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835)",
+        _meta_sgd,
+        compiles=True,
+        uses=_CURIOSITY,
     ),
     "anil": Algorithm(
-        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157)", partial(_adapting, head_only=True), compiles=True
+        "only the head adapts (Raghu et al. 2020, arXiv:1909.09157)",
+        partial(_adapting, head_only=True),
+        compiles=True,
+        uses=_CURIOSITY,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)", _reptile, compiles=True
@@ -345,7 +383,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fame": Algorithm(
         "maml, held by the Fisher information of the tasks seen so far (Kirkpatrick et al. 2017, arXiv:1612.00796)",
         _fame,
-        uses=_ELASTIC,
+        uses=_ELASTIC | _CURIOSITY,
     ),
     "meta-lstm": Algorithm(
         "a recurrent network as the optimizer (Ravi & Larochelle 2017)",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from metarl.engine import check_loop
+from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.matching import MatchingConfig
 from metarl.few_shot.memory import MemoryConfig
 from metarl.models import ModelActivation, ModelInitialization
@@ -97,6 +98,7 @@ class FewShotConfig:
     """Name of the learner ('metarl list')."""
     net: NetConfig = field(default_factory=NetConfig)
     inner: FewShotInnerConfig = field(default_factory=FewShotInnerConfig)
+    curiosity: CuriosityConfig = field(default_factory=CuriosityConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     elastic: ElasticConfig = field(default_factory=ElasticConfig)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.few_shot.curious import Curiosity
 from metarl.few_shot.learners import GradientLearner
 from metarl.inner.elastic import Strength, elastic, held_by, importance_of
-from metarl.outer.meta_gradients import MetaGradient, backpropagated
+from metarl.outer.meta_gradients import MetaGradient, backpropagated, mean_gradient
 from metarl.processor import map_groups
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.trees import mean_of_sums, split_examples, zeros_like
@@ -42,6 +43,8 @@ class FameLearner(NamedTuple):
     """Of the run, over which a linear schedule rises."""
     seed: int
     """Of the labels that the measure draws."""
+    curiosity: Curiosity | None = None
+    """What weights the examples of inner steps; all alike if None."""
 
     def init(self, generator: torch.Generator) -> Meta:
         """See ``FewShotLearner.init``."""
@@ -78,7 +81,12 @@ class FameLearner(NamedTuple):
 
         def estimate(group: tuple[TaskData[Examples], Tensor]) -> tuple[Params, Params, Params, Tensor]:
             part, drawn = group
-            found = backpropagated(learner, meta, part)
+            if self.curiosity is None:
+                found = backpropagated(learner, meta, part)
+            else:
+                curious, seen = self.curiosity.watching(learner, meta, part)
+                found = backpropagated(curious, meta, part)
+                found = found._replace(eta=found.eta | self.curiosity.lessons(meta.eta, seen))
             measured = mean_one(self.measure(model, found.phi, part.support[0], drawn))
             return found.theta, found.eta, {name: each.sum(0) for name, each in measured.items()}, found.losses
 
@@ -87,7 +95,8 @@ class FameLearner(NamedTuple):
         *sums, losses = zip(*map_groups(estimate, groups, data.query.inputs.device), strict=True)
         theta, eta, measured = (mean_of_sums(each, len(noise)) for each in sums)
         theta = {name: value + self._pull(meta, name) for name, value in theta.items()}
-        return MetaGradient(Meta(theta, eta, {}), torch.cat(losses), self._measured(meta, measured, iteration))
+        gradient = mean_gradient(meta, theta, eta, torch.cat(losses))
+        return gradient._replace(elastic=self._measured(meta, measured, iteration))
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""

@@ -17,7 +17,7 @@ from metarl.losses import accuracy, cross_entropy, squared_error
 from metarl.outer.adam import step
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FewShotFamily
-from metarl.types import Examples, Meta, TaskData
+from metarl.types import Examples, Meta, Params, TaskData
 
 _JUDGED_AT_ONCE = 100
 """Tasks whose examples are held at a time when many are judged."""
@@ -81,6 +81,13 @@ def judge_data(
     return {name: row.nan_to_num(nan=math.inf, posinf=math.inf).cpu().numpy() for name, row in rows.items()}
 
 
+def _counted(meta: Meta, counts: Params) -> Meta:
+    """With events added to the leaves of eta that count them."""
+    if not counts:
+        return meta
+    return meta._replace(eta=meta.eta | {name: meta.eta[name] + value for name, value in counts.items()})
+
+
 class FewShotMetaLearner(NamedTuple):
     """A few-shot learner as a ``MetaLearner``."""
 
@@ -117,9 +124,12 @@ class FewShotMetaLearner(NamedTuple):
         metrics = {"outer/gradient_norm": norm, "outer/learning_rate": rate}
         if logged:
             metrics["outer/loss"] = float(found.losses.mean())
+            metrics |= {name: float(value) for name, value in found.metrics.items()}
+            metrics |= {name: float(state.meta.eta[name] + value) for name, value in found.counts.items()}
         if not np.isfinite(norm):
-            return Update(state.meta, state.optimizer, False, metrics)
-        return Update(meta._replace(elastic=found.elastic or meta.elastic), optimizer, True, metrics)
+            return Update(_counted(state.meta, found.counts), state.optimizer, False, metrics)
+        meta = _counted(meta._replace(elastic=found.elastic or meta.elastic), found.counts)
+        return Update(meta, optimizer, True, metrics)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks of the validation split every time."""

@@ -20,12 +20,20 @@ ExamplesLoss = Callable[[Tensor, Tensor], Tensor]
 class ExamplesLocalLoss:
     """The inner losses of some tasks around their parameters."""
 
-    def __init__(self, problem: SupervisedProblem, phi: Params, batch: Examples, *, differentiable: bool) -> None:
+    def __init__(self, loss: Callable[[Params], Tensor], names: Sequence[str], phi: Params, *, differentiable: bool):
+        """Evaluate the losses.
+
+        Args:
+            loss: from parameters to the loss of each task, ``[M]``.
+            names: of the parameters that adapt.
+            phi: where, ``[M, ...]``.
+            differentiable: see ``Problem.local_loss``.
+        """
         self._differentiable = differentiable
         self._point = _followed(phi) if differentiable else leaves(phi)
-        self._names = list(phi) if problem.adapted is None else list(problem.adapted)
+        self._names = list(names)
         with torch.enable_grad():
-            losses = problem.outer_loss(self._point, batch)
+            losses = loss(self._point)
             self._total = losses.sum()
         self.value = losses if differentiable else losses.detach()
         self._slope: Params | None = None
@@ -75,7 +83,13 @@ class SupervisedProblem(NamedTuple):
 
     def local_loss(self, phi: Params, batch: Examples, *, differentiable: bool) -> ExamplesLocalLoss:
         """See ``Problem.local_loss``."""
-        return ExamplesLocalLoss(self, phi, batch, differentiable=differentiable)
+        return ExamplesLocalLoss(
+            lambda point: self.outer_loss(point, batch), self.names(phi), phi, differentiable=differentiable
+        )
+
+    def names(self, phi: Params) -> list[str]:
+        """Of the parameters that the inner loop changes."""
+        return list(phi) if self.adapted is None else list(self.adapted)
 
     def outer_loss(self, phi: Params, batch: Examples) -> Tensor:
         """What adapted parameters are judged by, ``[M]``."""

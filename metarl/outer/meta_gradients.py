@@ -35,10 +35,15 @@ class MetaGradient(NamedTuple):
     """Of each task after adaptation, on its query examples, ``[M]``."""
     elastic: Params = {}  # noqa: RUF012  nobody writes to it
     """What ``Meta.elastic`` becomes, where it is measured."""
+    metrics: Params = {}  # noqa: RUF012  nobody writes to it
+    """Other figures of the meta-batch, scalars."""
+    counts: Params = {}  # noqa: RUF012  nobody writes to it
+    """Events of the meta-batch, scalars, by the leaves of eta that count them."""
 
 
 Estimate = Callable[[Meta, TaskData[Examples]], tuple[Params, Params, Tensor]]
-"""Of some tasks: sums of the gradients in theta and eta, and the losses ``[M]``."""
+"""Of some tasks: sums of the gradients in theta and eta, and the losses ``[M]``. What else is among those of eta is a
+figure, whose mean over tasks is given beside the gradient."""
 
 
 def meta_gradient(estimate: Estimate, meta: Meta, data: TaskData[Examples], task_chunk: int) -> MetaGradient:
@@ -50,7 +55,14 @@ def meta_gradient(estimate: Estimate, meta: Meta, data: TaskData[Examples], task
     else:
         found = map_groups(lambda group: estimate(meta, group), groups, data.query.inputs.device)
     theta, eta, losses = zip(*found, strict=True)
-    return MetaGradient(Meta(mean_of_sums(theta, count), mean_of_sums(eta, count), {}), torch.cat(losses))
+    return mean_gradient(meta, mean_of_sums(theta, count), mean_of_sums(eta, count), torch.cat(losses))
+
+
+def mean_gradient(meta: Meta, theta: Params, eta: Params, losses: Tensor) -> MetaGradient:
+    """Means over tasks, of which those that eta has no leaf for are figures."""
+    slopes = {name: value for name, value in eta.items() if name in meta.eta}
+    figures = {name: value for name, value in eta.items() if name not in meta.eta}
+    return MetaGradient(Meta(theta, slopes, {}), losses, metrics=figures)
 
 
 class Backpropagated(NamedTuple):

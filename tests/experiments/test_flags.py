@@ -45,6 +45,8 @@ def test_the_flags_of_booleans_are_found_in_settings_within_settings_and_in_plai
         ("--compile False --shared None --compile=True", "--compile False --shared None --compile=True"),
         ("--compile true", "--compile true"),  # refused with what may be given, as ever
         ("--name --steps 3", "--name --steps 3"),
+        ("--curiosity gradient --compile", "--curiosity.kind gradient --compile True"),
+        ("--curiosity=gradient --curiosity.clip 2", "--curiosity.kind=gradient --curiosity.clip 2"),
         ("", ""),
     ],
 )
@@ -57,6 +59,11 @@ def test_training_takes_booleans_bare_and_with_their_value(flags, wanted):
     config = _run_config(preset_config("sinusoid"), [*flags.split(), "--oracle", "--inner.steps", "2"])
     assert (config.train.compile, config.family.oracle, config.train.inner.steps) == (wanted, True, 2)
     assert not _run_config(preset_config("omniglot"), ["--rotations", "False"]).family.rotations
+
+
+def test_training_takes_the_kind_of_curiosity_by_its_short_name():
+    config = _run_config(preset_config("omniglot"), ["--curiosity", "gradient", "--curiosity.measure", "plain"])
+    assert (config.train.curiosity.kind, config.train.curiosity.measure) == ("gradient", "plain")
 
 
 def test_training_of_policies_takes_booleans_bare():
