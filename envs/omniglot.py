@@ -15,6 +15,7 @@ from metarl.envs.checks import check_choice, check_count
 from metarl.envs.data import InvalidPictures, cache_root, data_root
 from metarl.envs.image_cache import Entry, Form, Layout, PictureClass, Pictures, load_pictures
 from metarl.envs.picture_family import PictureFamily
+from metarl.envs.picture_sequences import draw_sequences, grouped_classes
 from metarl.envs.picture_tasks import Form as TaskForm
 from metarl.envs.picture_tasks import IntArray, Table, make_table
 from metarl.tasks import register
@@ -122,6 +123,8 @@ class Omniglot(PictureFamily):
     1100 for training, and 423 for test. ``alphabets``: training on nine tenths of the 964 characters of the 30
     background alphabets, validation on the rest, test on the 659 of the 20 evaluation alphabets.
 
+    Sequences: the characters of a task are of one alphabet, another one for each task of a sequence.
+
     Data: ``images_background.zip`` and ``images_evaluation.zip``, or the folders in them, under the data root or its
     folder ``omniglot``; downloaded there from github.com/brendenlake/omniglot if they are missing.
 
@@ -169,3 +172,8 @@ class Omniglot(PictureFamily):
     def smallest_class(self) -> int:
         """Every character has as many drawings."""
         return DRAWINGS
+
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> IntArray:
+        """Sequences of test tasks ``[count, length, P]``, each task's characters of one alphabet, another each time."""
+        alphabets = grouped_classes(lambda name: name.partition("/")[0], "alphabet")
+        return draw_sequences(rng, (count, length), self.table, self.form, alphabets)

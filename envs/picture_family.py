@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 
 from metarl.envs.checks import check_count
+from metarl.envs.picture_sequences import disjoint_classes, draw_sequences
 from metarl.envs.picture_tasks import Form, IntArray, Table, check_form, draw_tasks, make_examples
 from metarl.tasks import Episodes
 
@@ -89,6 +90,10 @@ class PictureFamily(ABC):
     def sample_test(self, rng: np.random.Generator, count: int) -> IntArray:
         """The same of test classes."""
         return draw_tasks(rng, count, self.table, "test", self.form)
+
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> IntArray:
+        """Sequences of test tasks ``[count, length, P]``; no class comes in two tasks of a sequence."""
+        return draw_sequences(rng, (count, length), self.table, self.form, disjoint_classes)
 
     def examples(self, tasks: np.ndarray) -> Episodes:
         """The pictures that tasks name, those of a class next to each other."""

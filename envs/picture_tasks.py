@@ -145,6 +145,12 @@ def draw_tasks(rng: np.random.Generator, count: int, table: Table, split: Split,
     pool = table.splits[split]
     check_enough(table, split, form)
     classes = pool[distinct(rng, np.full(count, len(pool)), (form.ways,))]
+    return draw_pictures(rng, classes, table, form)
+
+
+def draw_pictures(rng: np.random.Generator, classes: IntArray, table: Table, form: Form) -> IntArray:
+    """Tasks ``[M, P]`` of the classes given, ``[M, W]``: quarter turns, pictures and seeds."""
+    count = len(classes)
     turns = rng.integers(0, 4, classes.shape) if form.rotations else np.zeros_like(classes)
     seeds = rng.integers(0, SEEDS, (count, 1))
     pictures = distinct(rng, table.sizes[classes.reshape(-1)], (form.queries, form.shots))

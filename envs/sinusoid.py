@@ -36,6 +36,9 @@ class Sinusoid:
     Splits: validation and test draw new curves from the same distribution, which is a continuum. From equal generators
     families that differ in ``shots``, noise or ranges get the same query points, which makes comparisons sharper.
 
+    Sequences: the curves of one share their amplitude; their phases lie in as many equal parts of the range as there
+    are tasks, one in each at the same place, in random order. So tasks disagree on most of their targets.
+
     Source: Finn et al. 2017 (arXiv:1703.03400, section 5.1).
     """
 
@@ -103,6 +106,17 @@ class Sinusoid:
 
     sample_validation = sample
     sample_test = sample
+
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> FloatArray:
+        """Sequences of curves ``[count, length, P]``."""
+        check_count("count", count, 1)
+        check_count("length", length, 1)
+        parts = rng.permuted(np.tile(np.arange(length), (count, 1)), axis=1)
+        share = (parts + rng.uniform(size=(count, 1))) / length
+        tasks = self.sample_test(rng, count * length).reshape(count, length, -1)
+        tasks[..., 0] = tasks[:, :1, 0]
+        tasks[..., 1] = self.phase_low + (self.phase_high - self.phase_low) * share
+        return tasks
 
     def examples(self, tasks: np.ndarray) -> Episodes:
         """Points of the curves; support inputs and targets with their noise."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.envs.data import InvalidPictures
 from metarl.experiments.check import Broken, Finding, check_draws, fault_of
 from metarl.tasks import Episodes, FewShotFamily
 
@@ -43,6 +44,8 @@ def check_few_shot_family(family: FewShotFamily) -> list[Finding]:
         rules.append(("labels tell classes apart, those of training below training_classes", _labels))
         rules.append(("training, validation and test have no class in common", _splits))
     rules.append(("variants() are families that the same learner can answer", _variants))
+    if hasattr(family, "sequence"):
+        rules.append(("sequence(rng, count, length) gives test tasks [count, length, P] from rng alone", _sequences))
     findings = []
     for place, (what, rule) in enumerate(rules):
         fault = fault_of(rule, family)
@@ -229,3 +232,19 @@ def _variants(family: FewShotFamily) -> None:
         drawn = variant.examples(_rows(variant, "sample_test", 2))
         if drawn.query_inputs.shape[2:] != tuple(family.input_shape):
             raise Broken(f"variant {name!r} gives inputs of shape {drawn.query_inputs.shape[2:]}")
+
+
+def _sequences(family: Any) -> None:
+    try:
+        rows, again = (family.sequence(np.random.default_rng(_SEED), 3, 2) for _ in range(2))
+    except InvalidPictures:  # too few test classes for sequences, which is no fault of the family
+        return
+    size = _rows(family, "sample_test", 1).shape[1]
+    if not isinstance(rows, np.ndarray) or rows.shape != (3, 2, size):
+        got = f"shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise Broken(
+            f"sequence(rng, 3, 2) must give an array of the shape (3, 2, {size}), as test tasks have, got {got}"
+        )
+    if not np.array_equal(rows, again):
+        raise Broken("sequence gave other tasks from an equal generator; draw from rng and from nothing else")
+    family.examples(rows.reshape(6, size))

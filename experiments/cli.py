@@ -21,6 +21,7 @@ COMMANDS = {
     "train": Command("commands", "train", "meta-train on a task family, or resume a run"),
     "evaluate": Command("commands", "evaluate", "returns of held-out tasks before and after adaptation"),
     "adapt": Command("commands", "adapt", "adapt a run to one task, and save the policy for plain Gymnasium"),
+    "sequence": Command("commands", "sequence", "tasks one after another without reset: what is kept, what forgotten"),
     "render": Command("commands", "render", "a video of the same tasks before and after adaptation"),
     "plot": Command("commands", "plot", "learning curves, and return against gradient steps"),
     "check": Command("commands", "check", "does a task family keep the contract? what is wrong, how to mend it"),

@@ -244,6 +244,15 @@ def adapt(argv: Sequence[str]) -> int:
 
 
 @_reported
+def sequence(argv: Sequence[str]) -> int:
+    """``metarl sequence RUN_DIR [flags]``."""
+    from metarl.experiments.sequence import SequenceRunConfig, sequence_run
+
+    sequence_run(*_directory_and_options("sequence", SequenceRunConfig, argv), console)
+    return 0
+
+
+@_reported
 def render(argv: Sequence[str]) -> int:
     """``metarl render RUN_DIR [flags]``."""
     from metarl.experiments.render import RenderConfig, render_run

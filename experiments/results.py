@@ -46,7 +46,8 @@ class Row(NamedTuple):
 
 
 def keep_results(directory: Path, folder: Path) -> Path:
-    """Copy a run's configuration, evaluations, results and learning curves into ``folder``, under the run's name.
+    """Copy a run's configuration, evaluations, also those of sequences, results and learning curves into ``folder``,
+    under the run's name.
 
     Raises:
         RunError: if the run was not finished or not evaluated.
@@ -58,7 +59,8 @@ def keep_results(directory: Path, folder: Path) -> Path:
             raise RunError(f"{directory} has no {name}; run 'metarl {verb} {directory}' first")
     target = folder / directory.name
     target.mkdir(parents=True, exist_ok=True)
-    for path in (directory / CONFIG, directory / RESULTS, *evaluation_files(directory)):
+    sequences = sorted(directory.glob("sequence*.json"))
+    for path in (directory / CONFIG, directory / RESULTS, *evaluation_files(directory), *sequences):
         shutil.copyfile(path, target / path.name)
     write_atomically(target / CURVES, _curves(lines).encode())
     return target

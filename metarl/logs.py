@@ -98,6 +98,13 @@ class RunLog:
                     writer.add_histogram(f"{name}_per_task/{kind}", finite, number)
 
 
+def write_picture(directory: Path, name: str, pixels: np.ndarray, number: int) -> None:
+    """A picture ``[height, width, 3]`` of the IMAGES tab, made after training: under a name of its own, in a folder of
+    its own, so that the events of training stay as they are."""
+    with SummaryWriter(str(directory / "tensorboard" / name)) as writer:
+        writer.add_image(name, pixels, number, dataformats="HWC")
+
+
 def read_metrics(directory: Path) -> list[Metrics]:
     """The lines of a run's ``metrics.jsonl``; figures that were not finite come as nan."""
     lines = _lines(directory / "metrics.jsonl")

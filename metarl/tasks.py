@@ -92,6 +92,9 @@ class FewShotFamily(Protocol):
 
     A task is a row of numbers that names everything in it: which classes, which pictures, which points. Support and
     query of a task share no example; a family that means them to coincide says so by ``query_is_support = True``.
+
+    Sequences of tasks to be learned one after another are test tasks in the order in which they are drawn; a family
+    that knows better has ``sequence(rng, count, length)`` as well, see ``DrawsSequences``.
     """
 
     @property
@@ -132,6 +135,16 @@ class FewShotFamily(Protocol):
 
     def variants(self) -> Mapping[str, FewShotFamily]:
         """This family changed in what evaluation looks into: shots, ranges never trained on, noise."""
+        ...
+
+
+@runtime_checkable
+class DrawsSequences(Protocol):
+    """A few-shot family that knows which of its test tasks conflict when they are learned one after another."""
+
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> np.ndarray:
+        """Draw ``count`` sequences of ``length`` test tasks ``[count, length, P]`` from ``rng`` and from nothing
+        else."""
         ...
 
 

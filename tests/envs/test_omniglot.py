@@ -137,6 +137,26 @@ def test_label_noise_replaces_its_share_of_support_labels_by_others_of_the_task(
     assert_array_equal(noisy.support_labels, plain.support_labels)
 
 
+def test_each_task_of_a_sequence_is_of_another_test_alphabet(small_omniglot):
+    """The test characters of the small set are six alphabets of five."""
+    family = small(small_omniglot(evaluation=30), ways=3)
+    tasks = family.sequence(np.random.default_rng(0), 40, 4)
+    shown = read(family.examples(tasks.reshape(160, -1)).query_inputs)[0].reshape(40, 4, 3)
+    alphabets = shown // 5
+    assert (alphabets == alphabets[..., :1]).all()
+    assert all(len(set(row)) == 4 for row in alphabets[..., 0].tolist())
+    assert all(len(set(task)) == 3 for task in shown.reshape(160, 3).tolist())
+    assert set(shown.ravel()) == set(range(20, 50)), "all test characters, and no others"
+    assert len({tuple(row) for row in alphabets[..., 0].tolist()}) > 30, "in random order"
+    assert_array_equal(tasks, family.sequence(np.random.default_rng(0), 40, 4))
+
+
+def test_a_sequence_longer_than_there_are_alphabets_is_refused_with_numbers(small_omniglot):
+    family = small(small_omniglot(), ways=3)
+    with pytest.raises(InvalidPictures, match=r"of 3 3-way tasks needs 3 alphabets of at least 3 test .* has 2; lower"):
+        family.sequence(np.random.default_rng(0), 5, 3)
+
+
 def test_the_family_fulfils_the_contract_and_says_its_shapes_without_data():
     family = metarl.make_family("omniglot", ways=20, data="/nowhere")
     assert (family.kind, family.input_shape, family.outputs) == ("classification", (1, 28, 28), 20)

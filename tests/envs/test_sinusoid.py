@@ -93,6 +93,28 @@ def test_variants_draw_from_ranges_that_training_never_saw():
     assert all(variant.queries == 10 for variant in variants.values())
 
 
+def test_curves_of_a_sequence_share_their_amplitude_and_have_a_phase_in_every_part_of_the_range():
+    family = Sinusoid(phase_low=1.0, phase_high=3.0)
+    tasks = family.sequence(np.random.default_rng(0), 50, 4)
+    assert tasks.shape == (50, 4, family.sample(np.random.default_rng(0), 1).shape[1])
+    assert (tasks[..., 0] == tasks[:, :1, 0]).all()
+    assert len(set(tasks[:, 0, 0])) == 50
+    phases = np.sort(tasks[..., 1], axis=1)
+    assert_allclose(np.diff(phases, axis=1), 0.5, rtol=1e-12)
+    assert 1.0 <= phases.min() < 1.05 < 2.95 < phases.max() <= 3.0
+    assert len({tuple(order) for order in np.argsort(tasks[..., 1], axis=1)}) > 15, "of 24 orders"
+    assert len(set(tasks[..., 2].ravel())) == 200, "each task has its own points"
+
+
+def test_sequences_follow_from_their_generator_and_meet_the_same_curves_whatever_the_shots():
+    first, again, other = (Sinusoid().sequence(np.random.default_rng(seed), 3, 5) for seed in (0, 0, 1))
+    assert_array_equal(first, again)
+    assert (first[..., :2] != other[..., :2]).all()
+    assert_array_equal(Sinusoid(shots=1).sequence(np.random.default_rng(0), 3, 5)[..., :2], first[..., :2])
+    with pytest.raises(ValueError, match="length must be a whole number of at least 1; got 0"):
+        Sinusoid().sequence(np.random.default_rng(0), 3, 0)
+
+
 def test_evaluation_may_ask_for_more_query_points():
     family = replace(Sinusoid(), queries=100)
     assert family.examples(family.sample_test(np.random.default_rng(0), 2)).query_inputs.shape == (2, 100, 1)

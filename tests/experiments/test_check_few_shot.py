@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from metarl.envs import Boolean, Omniglot, Sinusoid
+from metarl.envs.data import InvalidPictures
 from metarl.experiments.check import Finding
 from metarl.experiments.check_few_shot import check_few_shot_family
 from metarl.experiments.cli import main
@@ -43,7 +44,7 @@ def with_examples(family: Any, change: Callable[[Episodes], Episodes]) -> Change
 
 
 def test_families_that_keep_every_rule_have_no_fault(good: Any):
-    for family, rules in ((good, 11), (Sinusoid(), 8), (Boolean(), 8)):
+    for family, rules in ((good, 11), (Sinusoid(), 9), (Boolean(), 8)):
         findings = check_few_shot_family(family)
         assert [finding.fault for finding in findings] == [None] * rules
 
@@ -72,6 +73,8 @@ def swap(drawn: Episodes) -> Episodes:
         ({"sample_test": lambda rng, count: np.zeros(count)}, r"sample_test.* float64 of shape \(6,\)"),
         ({"sample_validation": own}, "same rng gave different tasks"),
         ({"sample": lambda rng, count: Sinusoid().sample(rng, count + 1)}, "gave 7 tasks"),
+        ({"sequence": lambda rng, count, length: own(rng, count)}, r"shape \(3, 2, 42\), .* got shape \(3, 42\)"),
+        ({"sequence": lambda rng, count, length: own(rng, 6).reshape(3, 2, 42)}, "other tasks from an equal generator"),
         ({"variants": lambda: [Sinusoid()]}, "mapping from names to families, got list"),
         ({"variants": lambda: {"oracle": Sinusoid(oracle=True)}}, r"variant 'oracle' has input_shape \(3,\)"),
     ],
@@ -168,3 +171,10 @@ def test_the_command_prints_findings_and_takes_the_familys_flags(capsys):
 def test_missing_data_are_no_fault_of_the_familys(tmp_path: Path, capsys):
     assert main(["check", "omniglot", "--data", str(tmp_path / "nowhere")]) == 2
     assert "the place of data must exist" in " ".join(capsys.readouterr().err.split())
+
+
+def test_too_few_classes_for_a_sequence_are_no_fault(good: Any):
+    def refuse(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
+        raise InvalidPictures("a sequence needs more classes")
+
+    assert faults(Changed(good, sequence=refuse)) == []
