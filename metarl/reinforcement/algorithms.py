@@ -116,22 +116,38 @@ def make_learner(
     Raises:
         UnsuitableAlgorithm: if there is no initialization that could adapt.
     """
+    row = find_algorithm(config.algorithm)
+    step_sizes = training_steps(config) if step_sizes is None else step_sizes
+    learner = make_free_learner(policy, config, step_sizes)
+    if not row.elastic:
+        return learner
+    pairs = zip(learner.rules, step_sizes, strict=True)
+    return learner._replace(rules=[fame.hold(rule, held or {}, config.elastic, size) for rule, size in pairs])
+
+
+def training_steps(config: MetaTrainConfig) -> list[float]:
+    """The size of each inner step while the initialization is trained."""
+    taken = config.inner.steps if find_algorithm(config.algorithm).steps_in_training else 0
+    return [config.inner.step_size] * taken
+
+
+def make_free_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float]) -> PolicyLearner:
+    """The same with nothing held near where adaptation starts.
+
+    Raises:
+        UnsuitableAlgorithm: if there is no initialization that could adapt.
+    """
     row, inner = find_algorithm(config.algorithm), config.inner
     if row.specialists:
         raise UnsuitableAlgorithm(
             f"{config.algorithm} has a policy for each of its tasks and no initialization to adapt from; choose a run "
             "of another algorithm"
         )
-    if step_sizes is None:
-        step_sizes = [inner.step_size] * (inner.steps if row.steps_in_training else 0)
     rule = row.rule(policy, inner)
     loss = make_inner_loss(row.estimator or inner.estimator, policy)
     problem = PolicyProblem(policy, loss, make_curiosity(policy, config.curiosity))
     first_order = row.first_order or inner.first_order
     rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
-    if row.elastic:
-        pairs = zip(rules, step_sizes, strict=True)
-        rules = [fame.hold(each, held or {}, config.elastic, size) for each, size in pairs]
     return Learner(problem, rules, first_order, config.task_chunk)
 
 

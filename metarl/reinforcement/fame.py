@@ -81,6 +81,13 @@ def hold(rule: InnerRule, held: Params, config: ElasticConfig, step_size: float)
     return elastic(rule, importance_of(held), strength, step_size) if strength else rule
 
 
+def strength_of(meta: Meta) -> float:
+    """Lambda in force; 0 where nothing is held."""
+    if LOG_STRENGTH in meta.eta:
+        return float(meta.eta[LOG_STRENGTH].detach().exp())
+    return float(meta.elastic[_STRENGTH]) if _STRENGTH in meta.elastic else 0.0
+
+
 def _scheduled(config: ElasticConfig, iteration: int, iterations: int) -> float:
     """Lambda after so many iterations, where it is not learned."""
     share = min(1.0, iteration / max(iterations, 1)) if config.schedule == "linear" else 1.0
@@ -119,13 +126,12 @@ def remember(
         config: which importance, how fast it is forgotten, and how the strength rises.
         iterations: of the run.
     """
-    held, eta = state.meta.elastic, state.meta.eta
+    held = state.meta.elastic
     old, new = importance_of(held), task_importance(learner, state.meta, data, config.importance)
     counted = is_finite(new)
     running = accumulate(old, new, config.decay) if counted else old
-    strength = float((eta[LOG_STRENGTH].exp() if LOG_STRENGTH in eta else held[_STRENGTH]).detach())
     metrics = {f"importance/{name}": float(value.mean()) for name, value in running.items()}
-    metrics |= {"elastic/strength": strength, "elastic/left_out": float(not counted)}
+    metrics |= {"elastic/strength": strength_of(state.meta), "elastic/left_out": float(not counted)}
     held = held | held_by(running)
     if _STRENGTH in held:
         held[_STRENGTH] = torch.full_like(held[_STRENGTH], _scheduled(config, state.iteration + 1, iterations))
