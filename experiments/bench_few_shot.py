@@ -21,6 +21,7 @@ from metarl.experiments.bench_report import (
     show_machine,
     write_report,
 )
+from metarl.experiments.bench_variants import measure_variants, show_variants
 from metarl.experiments.few_shot_peers import (
     Episode,
     Loop,
@@ -40,6 +41,7 @@ from metarl.inner.supervised_problem import SupervisedProblem
 from metarl.losses import cross_entropy, squared_error
 from metarl.models import Model, conv_model, mlp_model
 from metarl.processor import keep_freed_memory
+from metarl.tasks import make_family
 from metarl.types import Examples, Meta, Params, TaskData
 
 Problem = Literal["sinusoid", "omniglot", "mini-imagenet"]
@@ -93,6 +95,8 @@ class FewShotBench:
     """Measure ours compiled as well: takes from ten seconds to minutes more."""
     libraries: bool = True
     """Measure the installed ones of learn2learn, higher and torchopt."""
+    variants: bool = False
+    """Measure what importances, FAME and gradient curiosity cost as well."""
     repeats: int = 5
     """Repetitions; the median counts."""
     seed: int = 1
@@ -145,6 +149,11 @@ def run_few_shot_bench(config: FewShotBench, console: Console | None = None) -> 
         },
     }
     _show(report, console)
+    if config.variants:
+        family: Any = make_family(config.problem)
+        options = {"steps": setting.steps, "repeats": config.repeats, "seed": config.seed}
+        report["variants"] = measure_variants(family, setting.data, **options)
+        show_variants(report["variants"], config.repeats, console)
     write_report(report, config.json_file, console)
     return report
 

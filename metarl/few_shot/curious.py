@@ -67,6 +67,10 @@ class Curiosity(NamedTuple):
         """The problem as the module in eta looks at it; ``rule`` looks ahead."""
         return CuriousProblem(self.alike, self.losses, self.config, _module(detach(eta)), rule, eta)
 
+    def over(self, learner: GradientLearner, eta: Params) -> GradientLearner:
+        """The learner whose inner loop looks at examples as the module in eta does."""
+        return learner._replace(problem=self.problem(learner.rule(0), eta))
+
     def estimate(self, estimate: EstimateAt) -> EstimateAt:
         """The same meta-gradient through weighted inner steps, and what their transitions teach the module."""
 
@@ -135,9 +139,8 @@ class CuriousLearner(NamedTuple):
         return meta._replace(eta=meta.eta | self.curiosity.init(generator))
 
     def at(self, meta: Meta) -> GradientLearner:
-        """The learner whose inner loop looks at examples as the module in eta does."""
-        learner = self.adapting(meta)
-        return learner._replace(problem=self.curiosity.problem(learner.rule(0), meta.eta))
+        """Its inner loop on examples as the module in eta looks at them."""
+        return self.curiosity.over(self.adapting(meta), meta.eta)
 
     def attend(self, meta: Meta, support: Examples) -> Attention:
         """What the first inner step of tasks looks at."""

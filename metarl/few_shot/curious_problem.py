@@ -93,11 +93,10 @@ class CuriousProblem(NamedTuple):
     def _attend(self, phi: Params, batch: Examples, features: Tensor, outputs: Tensor, losses: Tensor) -> Attention:
         change = None
         with torch.no_grad():
-            before = self._gradients(phi, batch, features, outputs)
+            before = self._gradients(phi, batch, (features, outputs))
             if self.config.measure in LEARNED:
                 ahead = self._look_ahead(phi, losses)
-                features = self.model.features(ahead, batch.inputs)
-                after = self._gradients(ahead, batch, features, self.model.head(ahead, features))
+                after = self._gradients(ahead, batch)
                 change = transition(before, after, batch.targets)
                 curious = forward_errors(self.module, change)
             else:
@@ -105,14 +104,17 @@ class CuriousProblem(NamedTuple):
             weights = sample_weights(curious, temperature=self.config.temperature, clip=self.config.clip)
         return Attention(curious, weights, change)
 
-    def _gradients(self, phi: Params, batch: Examples, features: Tensor, outputs: Tensor) -> Tensor:
-        """Of each example, ``[M, N, G]``."""
+    def _gradients(self, phi: Params, batch: Examples, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Of each example, ``[M, N, G]``; ``seen`` are features and outputs where they are known."""
 
         def losses(answers: Tensor) -> Tensor:
             return self.losses(answers, batch.targets)
 
         if self.config.gradients == "last":
-            return last_layer_gradients(features, outputs, losses)
+            if seen is None:
+                features = self.model.features(phi, batch.inputs)
+                seen = features, self.model.head(phi, features)
+            return last_layer_gradients(*seen, losses)
         found = whole_gradients(self.model, detach(phi), batch.inputs, losses, self.problem.names(phi))
         return project(found, self.config.projection) if self.config.gradients == "projected" else found
 

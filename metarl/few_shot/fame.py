@@ -96,7 +96,11 @@ class FameLearner(NamedTuple):
         theta, eta, measured = (mean_of_sums(each, len(noise)) for each in sums)
         theta = {name: value + self._pull(meta, name) for name, value in theta.items()}
         gradient = mean_gradient(meta, theta, eta, torch.cat(losses))
-        return gradient._replace(elastic=self._measured(meta, measured, iteration))
+        held_now = self._measured(meta, measured, iteration)
+        figures = {f"importance/{name}": value.mean() for name, value in importance_of(held_now).items()}
+        strength = self.strength(meta)
+        figures["elastic/strength"] = torch.as_tensor(strength(meta.eta) if callable(strength) else strength)
+        return gradient._replace(elastic=held_now, metrics=gradient.metrics | figures)
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from metarl.algorithms import UnsuitableAlgorithm
+from metarl.few_shot.curious import CuriousLearner
+from metarl.few_shot.curious_problem import CuriousProblem
 from metarl.few_shot.fame import FameLearner, hold
 from metarl.few_shot.learners import GradientLearner, PretrainedLearner
 from metarl.inner.adapt import inner_step, unadapted
@@ -108,18 +110,19 @@ def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: st
     plain = Sequencer(base, start, config.steps, {}, None, "none", 0.0, step_size, config.decay)
     if how == "none":
         return plain
-    if not isinstance(base.problem, SupervisedProblem):
+    if not isinstance(base.problem, SupervisedProblem | CuriousProblem):
         raise UnsuitableAlgorithm("synaptic follows no gradient that an importance could hold; use --consolidate none")
     strength = 1.0 if config.strength is None else config.strength
     if how != "own" and how != "own-fixed":
         measured = _scaled(make_measure(how, kind), config)
         return plain._replace(measure=measured, consolidate=how, strength=strength)
-    if not own or not isinstance(learner, FameLearner):
+    fame = learner.learner if isinstance(learner, CuriousLearner) else learner
+    if not own or not isinstance(fame, FameLearner):
         raise ValueError(
             f"consolidate {how} needs a run that kept importances, as fame does; use fisher or mas with others"
         )
-    strength = _strength(learner, meta) if config.strength is None else config.strength
-    measure = _scaled(learner.measure, config) if how == "own" else None
+    strength = _strength(fame, meta) if config.strength is None else config.strength
+    measure = _scaled(fame.measure, config) if how == "own" else None
     return plain._replace(importance=own, measure=measure, consolidate=how, strength=strength)
 
 
@@ -129,6 +132,9 @@ def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
     Raises:
         UnsuitableAlgorithm: if nothing does.
     """
+    if isinstance(learner, CuriousLearner):
+        base, start = adapting(learner.learner, meta)
+        return learner.curiosity.over(base, meta.eta), start
     if isinstance(learner, FameLearner):
         return learner.base, meta
     if isinstance(learner, PretrainedLearner):

@@ -17,6 +17,7 @@ from metarl.types import Examples, Params
 from metarl.variants.per_sample import Losses, sums_of_sizes
 
 ImportanceName = Literal["fisher", "empirical-fisher", "mas", "mas-cg"]
+MEASURED: tuple[ImportanceName, ...] = get_args(ImportanceName)
 Measure = Callable[[Model, Params, Examples, Tensor], Params]
 """From M tasks' parameters ``[M, ...]``, examples and ``label_noise`` to the importance of each number, 0 or more, mean
 over examples, leaves ``[M, ...]``."""
@@ -36,8 +37,8 @@ def make_measure(name: ImportanceName, kind: str) -> Measure:
     Raises:
         ValueError: if there is none of that name.
     """
-    if name not in get_args(ImportanceName):
-        raise ValueError(f"importance must be one of {', '.join(get_args(ImportanceName))}, got {name!r}")
+    if name not in MEASURED:
+        raise ValueError(f"importance must be one of {', '.join(MEASURED)}, got {name!r}")
     if name == "mas":
         return lambda model, phi, examples, noise: mas(model, phi, examples.inputs)
     if name == "mas-cg":

@@ -9,13 +9,17 @@ import torch
 from torch.testing import assert_close
 
 from metarl.losses import (
+    cross_entropy,
     dice_loss,
+    example_cross_entropy,
+    example_squared_error,
     log_ratios,
     lvc_loss,
     make_inner_loss,
     mean_kl,
     reinforce_loss,
     sample_weights,
+    squared_error,
     surrogate_loss,
 )
 from metarl.policies.base import PolicyConfig
@@ -139,3 +143,14 @@ def test_a_task_has_its_own_loss(make_problem, estimator):
     assert before.shape == (3,)
     assert float(before[0]) != float(after[0])
     assert torch.equal(before[1:], after[1:])
+
+
+def test_losses_of_examples_by_hand_and_their_means_are_the_tasks():
+    """Logits 0 and log 3 are probabilities 1/4 and 3/4; squares 1 and 9, and 4 and 0."""
+    logits = torch.tensor([[[0.0, math.log(3.0)], [0.0, math.log(3.0)]]])
+    classes = torch.tensor([[0, 1]])
+    assert_close(example_cross_entropy(logits, classes), torch.tensor([[math.log(4.0), math.log(4.0 / 3.0)]]))
+    assert torch.equal(example_cross_entropy(logits, classes).mean(1), cross_entropy(logits, classes))
+    values = torch.tensor([[[1.0, 3.0], [2.0, 0.0]]])
+    assert_close(example_squared_error(values, torch.zeros(1, 2, 2)), torch.tensor([[5.0, 2.0]]))
+    assert_close(squared_error(values, torch.zeros(1, 2, 2)), torch.tensor([3.5]))

@@ -21,13 +21,14 @@ from metarl.trees import (
     leaves,
     mean_of_sums,
     scale,
+    split_examples,
     split_tasks,
     stride_steps,
     take,
     take_tasks,
     to_numpy,
 )
-from metarl.types import Rollouts, TaskData
+from metarl.types import Examples, Rollouts, TaskData
 
 FIRST = {"a": tensor([1.0, 2.0]), "b": tensor([[3.0]])}
 SECOND = {"a": tensor([10.0, 20.0]), "b": tensor([[30.0]])}
@@ -152,3 +153,12 @@ def test_the_heaviest_steps_are_those_with_the_greatest_advantages_at_the_weight
     assert torch.equal(part.observations, batch.observations[:, :, 1:3])
     assert torch.equal(part.behavior["mean"], batch.behavior["mean"][:, 1:3])
     assert torch.equal(part.behavior["log_std"], batch.behavior["log_std"])
+
+
+def test_groups_of_examples_keep_each_tasks_credit():
+    batch = Examples(torch.arange(5.0).view(5, 1, 1), torch.zeros(5, 1, dtype=torch.int64), torch.zeros(5, 0))
+    for credit in (torch.arange(5.0), None):
+        groups = split_examples(TaskData((batch,), batch, credit), 2)
+        assert [len(group.query.inputs) for group in groups] == [2, 2, 1]
+        for group in groups:
+            assert group.credit is None if credit is None else torch.equal(group.credit, group.query.inputs[:, 0, 0])

@@ -15,12 +15,14 @@ from torch.testing import assert_close
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.meta_learner import few_shot_data
 from metarl.few_shot.sequences import SequenceConfig, Sequencer, adapting, make_sequencer, pass_through
 from metarl.inner.adapt import adapt
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily
 from metarl.types import Examples, Meta, Params
+from metarl.variants.curiosity import Measure
 from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
 from metarl.variants.importance import label_noise
 
@@ -106,6 +108,25 @@ def test_parameters_go_on_from_where_the_last_task_left_them(waves):
     assert float((points[2]["weight_1"] - reset["weight_1"]).abs().max()) > 1e-3
 
 
+def curious_points(family: FewShotFamily, algorithm: str, curiosity: CuriosityConfig, consolidate: str) -> list[Params]:
+    """Where sequences go after a meta-iteration, which leaves FAME importances of its own."""
+    learner = make_learner(family, config_of(algorithm, curiosity=curiosity))
+    meta = learner.init(torch.Generator().manual_seed(0))
+    data = few_shot_data(family, family.sample(np.random.default_rng(2), 3), 2, "cpu")
+    meta = meta._replace(elastic=learner.meta_gradient(meta, data, 0).elastic)
+    chosen = SequenceConfig(tasks=TASKS, steps=STEPS, consolidate=consolidate)
+    return passed(family, make_sequencer(learner, meta, chosen, kind=family.kind, step_size=STEP_SIZE))[0]
+
+
+@pytest.mark.parametrize(("algorithm", "consolidate"), [("maml", "none"), ("maml", "mas"), ("fame", "own")])
+def test_curious_learners_go_on_with_weighted_steps_and_with_equal_weights_as_without(waves, algorithm, consolidate):
+    chosen = (CuriosityConfig(), CuriosityConfig(kind="gradient", measure="uniform"), CuriosityConfig(kind="gradient"))
+    plain, even, curious = (curious_points(waves(), algorithm, each, consolidate)[-1] for each in chosen)
+    for name, value in plain.items():
+        assert_close(even[name], value, rtol=1e-3, atol=1e-4)
+    assert max(float((curious[name] - value).abs().max()) for name, value in plain.items()) > 1e-2
+
+
 def test_the_state_of_a_learned_optimizer_starts_afresh_on_every_task(waves):
     sequencer = sequencer_of(waves(), "meta-lstm")
     points, supports = passed(waves(), sequencer)
@@ -186,6 +207,22 @@ def test_importance_of_training_alone_holds_each_task_alike(waves):
     other, _ = passed(waves(), own)
     assert torch.equal(other[1]["weight_1"], points[1]["weight_1"])
     assert not torch.equal(other[2]["weight_1"], points[2]["weight_1"])
+
+
+def test_a_curious_run_goes_on_with_its_weights(waves):
+    """Which are all one where examples count alike."""
+    config, held = SequenceConfig(tasks=TASKS, steps=STEPS), fame(waves())[1].elastic
+
+    def points(measure: Measure | None) -> list[Params]:
+        curious = CuriosityConfig() if measure is None else CuriosityConfig(kind="gradient", measure=measure)
+        learner = make_learner(waves(), config_of("fame", elastic=ElasticConfig(), curiosity=curious))
+        meta = learner.init(torch.Generator().manual_seed(0))
+        meta = meta._replace(elastic=held)
+        return passed(waves(), make_sequencer(learner, meta, config, kind="regression", step_size=STEP_SIZE))[0]
+
+    plain, uniform, loss = points(None), points("uniform"), points("loss")
+    assert_close(uniform[2], plain[2])
+    assert not torch.allclose(loss[2]["weight_1"], plain[2]["weight_1"])
 
 
 def test_a_learned_strength_is_taken_from_where_it_was_learned_and_may_be_overruled(waves):
