@@ -73,16 +73,31 @@ class EpisodeCuriosity(NamedTuple):
 
     def _look(self, eta: Params, learner: PolicyLearner, before: Adaptation, batch: Rollouts) -> Transition:
         """Gradients of all episodes around a step, a group of tasks at a time."""
-        config, count = self.config, len(batch.mask)
-        groups = [slice(first, first + learner.task_chunk) for first in range(0, count, learner.task_chunk)]
+        config = self.config
 
         def one(group: slice) -> Transition:
             part = Adaptation(take(before.phi, group), take(before.state, group), before.taken, ())
             rows = take_tasks(batch, group)
             return look_ahead(learner, eta, part, rows, config.gradients, config.projection)
 
-        found = map_groups(one, groups, batch.mask.device)
-        return Transition(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+        return _together(map_groups(one, _groups(learner, batch), batch.mask.device))
+
+    def _seen(self, meta: Meta, learner: PolicyLearner, support: Sequence[Rollouts]) -> list[Transition]:
+        """The same around every step that was taken on the support, from the initialization on."""
+        config = self.config
+
+        def one(group: slice) -> list[Transition]:
+            rows = [take_tasks(batch, group) for batch in support]
+            before, found = unadapted(learner, expand(meta.theta, len(rows[0].mask))), []
+            for batch in rows:
+                plain = unweighted(batch)
+                found.append(look_ahead(learner, meta.eta, before, plain, config.gradients, config.projection))
+                if batch is not rows[-1]:
+                    before = inner_step(learner, meta.eta, before, batch).forget()
+            return found
+
+        several = map_groups(one, _groups(learner, support[0]), support[0].mask.device)
+        return [_together(parts) for parts in zip(*several, strict=True)]
 
     def learn(
         self,
@@ -97,11 +112,7 @@ class EpisodeCuriosity(NamedTuple):
         metrics = _figures(support)
         if config.measure not in LEARNED:
             return Lesson({}, {}, metrics)
-        before, seen = unadapted(learner, expand(meta.theta, len(support[0].mask))), []
-        with torch.no_grad():
-            for batch in support:
-                seen.append(self._look(meta.eta, learner, before, unweighted(batch)))
-                before = inner_step(learner, meta.eta, before, batch).forget()
+        seen = self._seen(meta, learner, support)
 
         def losses(at: Params) -> tuple[Tensor, Tensor]:
             pairs = [module.module_losses(at, step, joint=config.joint) for step in seen]
@@ -111,6 +122,15 @@ class EpisodeCuriosity(NamedTuple):
         with single_threaded():
             lesson = take_updates(own(meta.eta), own(moments), losses, config, config.updates)
         return lesson._replace(metrics=lesson.metrics | metrics)
+
+
+def _groups(learner: PolicyLearner, batch: Rollouts) -> list[slice]:
+    """Of tasks that are looked at together."""
+    return [slice(first, first + learner.task_chunk) for first in range(0, len(batch.mask), learner.task_chunk)]
+
+
+def _together(groups: Sequence[Transition]) -> Transition:
+    return Transition(*(torch.cat(fields) for fields in zip(*groups, strict=True)))
 
 
 def _figures(support: Sequence[Rollouts]) -> dict[str, float]:
