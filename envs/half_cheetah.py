@@ -245,6 +245,13 @@ class HalfCheetahDir:
         check_count("count", count, 1)
         return draw_signs(rng, count, balanced=self.balanced)
 
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> FloatArray:
+        """Sequences of directions ``[count, length, 1]`` that take turns; either may be the first."""
+        check_count("count", count, 1)
+        check_count("length", length, 1)
+        turns = (-1.0) ** np.arange(length)
+        return (draw_signs(rng, count, balanced=self.balanced) * turns)[..., None]
+
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> HalfCheetahDirEnv:
         """The environment of one task ``[1]``."""
         (direction,) = task_rows([task], 1, "the direction, 1 or -1")[0]

@@ -234,6 +234,19 @@ class Navigation2D:
         angle = rng.uniform(0.0, np.pi, size=count)
         return self.extent * np.stack((np.cos(angle), np.sin(angle)), axis=1)
 
+    def sequence(self, rng: np.random.Generator, count: int, length: int) -> FloatArray:
+        """Sequences of goals ``[count, length, 2]`` (m) that lie apart, in any order: equally far along the circle of
+        radius ``extent``, or its upper half; corners take turns once all were there."""
+        check_count("count", count, 1)
+        check_count("length", length, 1)
+        if self.goals == "corners":
+            order = rng.permuted(np.tile(np.arange(4), (count, 1)), axis=1)[:, np.arange(length) % 4]
+            return self.extent * (2.0 * np.stack((order // 2, order % 2), axis=2) - 1.0)
+        parts = rng.permuted(np.tile(np.arange(length), (count, 1)), axis=1)
+        turn = np.pi if self.goals == "half-circle" else 2.0 * np.pi
+        angle = turn * (parts + rng.uniform(size=(count, 1))) / length
+        return self.extent * np.stack((np.cos(angle), np.sin(angle)), axis=2)
+
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> Navigation2DEnv:
         """The environment of one task ``[2]``."""
         return Navigation2DEnv(task, terminate=self.terminate, render_mode=render_mode)

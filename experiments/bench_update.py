@@ -101,7 +101,7 @@ def _update_of(name: str, train: MetaTrainConfig, family: Any, data: TaskData[Ro
     policy, state = initial_state(family, config)
     # any iteration but the first, which checks the Fisher matrix
     state = TrainState(state.meta, state.optimizer, 1, 0, 0, 0)
-    learner, outer = make_learner(policy, config), make_outer(config)
+    learner, outer = make_learner(policy, config, held=state.meta.elastic), make_outer(config)
     return lambda: outer.update(learner, state, data)
 
 

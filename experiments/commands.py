@@ -247,9 +247,18 @@ def adapt(argv: Sequence[str]) -> int:
 def sequence(argv: Sequence[str]) -> int:
     """``metarl sequence RUN_DIR [flags]``."""
     from metarl.experiments.sequence import SequenceRunConfig, sequence_run
+    from metarl.experiments.sequence_policy import PolicySequenceRunConfig, policy_sequence_run
 
-    sequence_run(*_directory_and_options("sequence", SequenceRunConfig, argv), console)
+    if _names_policy_run(argv):
+        policy_sequence_run(*_directory_and_options("sequence", PolicySequenceRunConfig, argv), console)
+    else:
+        sequence_run(*_directory_and_options("sequence", SequenceRunConfig, argv), console)
     return 0
+
+
+def _names_policy_run(argv: Sequence[str]) -> bool:
+    """Whether the first run among the arguments is one of a policy."""
+    return any((Path(argument) / CONFIG).is_file() for argument in argv) and not _names_few_shot_run(argv)
 
 
 @_reported

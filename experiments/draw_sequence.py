@@ -37,7 +37,9 @@ def draw_sequence(result: Mapping[str, Any], path: Path) -> np.ndarray:
     figure = Figure(figsize=(side + 2.6, side + 1.6), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="viridis" if name == "accuracy" else "viridis_r", norm=_norm(name, matrix))
+    image = axes.imshow(
+        matrix, cmap="viridis" if name in ("accuracy", "return") else "viridis_r", norm=_norm(name, matrix)
+    )
     figure.colorbar(image, ax=axes, label=unit(name).label, shrink=0.8)
     for task in range(length):
         axes.add_patch(Rectangle((task - 0.5, task + 0.5), 1, 1, fill=False, edgecolor="tab:red", linewidth=2))

@@ -109,7 +109,7 @@ def evaluate_tasks(run: Run, options: EvaluateConfig) -> Evaluation:
         if find_algorithm(config.algorithm).specialists:
             _check_specialists(config.meta_batch_size, options)
             return evaluate_specialists(family, run.learner, run.state.meta, rollout, seeds)
-        learner = make_learner(run.learner, config, options.step_sizes(config.inner))
+        learner = make_learner(run.learner, config, options.step_sizes(config.inner), held=run.state.meta.elastic)
         return evaluate(family, learner, run.state.meta, evaluation_tasks(run, options), rollout, seeds)
 
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from metarl.tasks import FewShotFamily
 
-MAIN = {"classification": "accuracy", "regression": "mse"}
-"""What the families of a kind are judged by."""
+MAIN = {"classification": "accuracy", "regression": "mse", "policy": "return"}
+"""What the families of a kind are judged by; a policy's have environments."""
 
 _SHOWN = (0, 1, 3, 5, 10)
 

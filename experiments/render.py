@@ -123,7 +123,9 @@ def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     train, steps = run.config.train, config.steps or 3
     family = family_for(train.algorithm, run.config.family)
     goals = held_out_tasks(family, config.tasks or 6, config.seed)
-    learner = make_learner(run.learner, train, train.inner.step_sizes(steps, config.step_size))
+    learner = make_learner(
+        run.learner, train, train.inner.step_sizes(steps, config.step_size), held=run.state.meta.elastic
+    )
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     _, batches, _ = collect(family, learner, run.state.meta, goals, train.rollout, seeds, Clock())
     scaler = make_scaler(run.state.meta.normalizer)
@@ -154,7 +156,9 @@ def _scenes(run: Run, config: RenderConfig, steps: int) -> list[Scene]:
     train = run.config.train
     family = family_for(train.algorithm, run.config.family)
     tasks = held_out_tasks(family, config.tasks or 2, config.seed)
-    learner = make_learner(run.learner, train, train.inner.step_sizes(steps, config.step_size))
+    learner = make_learner(
+        run.learner, train, train.inner.step_sizes(steps, config.step_size), held=run.state.meta.elastic
+    )
     seeds = EpisodeSeeds(config.seed, Stream.EVALUATION_ROLLOUTS, ())
     adapted = evaluate(family, learner, run.state.meta, tasks, train.rollout, seeds).adapted
     shown, episodes = seeds._replace(path=(SHOWN,)), config.episodes or 1

@@ -17,8 +17,7 @@ from rich.table import Table
 from metarl.experiments.draw_sequence import draw_sequence, title
 from metarl.experiments.evaluate_few_shot import FewShotEvaluateConfig, judged_run
 from metarl.experiments.few_shot_scores import MAIN, mean_and_interval, score_text, setting_of
-from metarl.experiments.kinds import FEW_SHOT, kind_of_run
-from metarl.experiments.runs import Run, RunError, load_config, load_run, write_json
+from metarl.experiments.runs import Run, load_run, write_json
 from metarl.few_shot.forgetting import sequence_figures
 from metarl.few_shot.meta_learner import judge
 from metarl.few_shot.sequence_scores import draw_sequences, judge_sequences
@@ -84,13 +83,11 @@ def sequence_run(directory: Path, options: SequenceRunConfig, console: Console) 
     """Judge a run on sequences, print the tables, write ``sequence.json`` and ``sequence.png``, or those of the label.
 
     Raises:
-        RunError: if the directory is not a run of supervised tasks.
+        RunError: if the directory is not a run.
         CheckpointError: if its checkpoint cannot be read.
         UnsuitableAlgorithm: if nothing of what learned goes on from task to task.
         ValueError: if its family or what it learned cannot be judged as asked for.
     """
-    if kind_of_run(load_config(directory)) is not FEW_SHOT:
-        raise RunError(f"{directory} must be a run of supervised tasks, got one of a policy; try one of sinusoid")
     run = load_run(directory, options.checkpoint)
     for complaint in run.complaints:
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)

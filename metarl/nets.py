@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -61,6 +61,44 @@ def mlp(params: Params, inputs: Tensor, activation: Activation) -> Tensor:
         if layer < layers - 1:
             hidden = _TORCH[activation](hidden)
     return hidden
+
+
+def mlp_squares(
+    params: Params, inputs: Tensor, activation: Activation, cotangents: Iterable[Tensor], weights: Tensor
+) -> Params:
+    """Sums of squared gradients of single examples: ``sum_k sum_n weights_n (J_n^T u_kn)^2``, without any of them.
+
+    In a linear layer the gradient of an example is the outer product of its input and of the cotangent of its output,
+    so the squares of all examples are one product of squared inputs and squared cotangents.
+
+    Args:
+        params: of ``mlp``, leaves ``[M, ...]``.
+        inputs: ``[M, N, in]``.
+        activation: of the hidden layers.
+        cotangents: of the outputs, each ``[M, N, out]`` or with a 1 for N.
+        weights: of the examples, 0 or more, ``[M, N]``.
+
+    Returns:
+        Shaped like ``params``, 0 or more.
+    """
+    layers, hidden = _layers(params), [inputs]
+    for layer in range(layers - 1):
+        before = torch.baddbmm(params[f"bias_{layer}"].unsqueeze(1), hidden[-1], params[f"weight_{layer}"])
+        hidden.append(_TORCH[activation](before))
+    slopes = [1.0 - each.square() if activation == "tanh" else (each > 0.0).to(each.dtype) for each in hidden[1:]]
+    squares: list[Tensor | float] = [0.0] * layers
+    for cotangent in cotangents:
+        delta = cotangent.expand(*inputs.shape[:2], -1)
+        for layer in reversed(range(layers)):
+            squares[layer] = squares[layer] + delta.square()
+            if layer:
+                delta = torch.bmm(delta, params[f"weight_{layer}"].mT) * slopes[layer - 1]
+    found: Params = {}
+    for layer in range(layers):
+        weighted = weights.unsqueeze(-1) * squares[layer]
+        found[f"weight_{layer}"] = torch.bmm(hidden[layer].square().mT, weighted)
+        found[f"bias_{layer}"] = weighted.sum(1)
+    return found
 
 
 _QUIETLY = np.errstate(over="ignore", invalid="ignore")

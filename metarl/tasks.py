@@ -140,10 +140,10 @@ class FewShotFamily(Protocol):
 
 @runtime_checkable
 class DrawsSequences(Protocol):
-    """A few-shot family that knows which of its test tasks conflict when they are learned one after another."""
+    """A family that knows which of its held-out tasks conflict when they are learned one after another."""
 
     def sequence(self, rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-        """Draw ``count`` sequences of ``length`` test tasks ``[count, length, P]`` from ``rng`` and from nothing
+        """Draw ``count`` sequences of ``length`` held-out tasks ``[count, length, P]`` from ``rng`` and from nothing
         else."""
         ...
 

@@ -133,6 +133,7 @@ def map_rollouts(function: Callable[[Tensor], Tensor], batch: Rollouts) -> Rollo
         advantages=function(batch.advantages),
         behavior={name: function(value) for name, value in batch.behavior.items()},
         values=None if batch.values is None else function(batch.values),
+        weights=None if batch.weights is None else function(batch.weights),
     )
 
 
@@ -168,7 +169,9 @@ def stride_steps(batch: Rollouts, stride: int) -> Rollouts:
         return field.reshape(len(field), episodes, steps, -1)[:, :, ::stride].flatten(1, 2)
 
     behavior = {name: thin(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
-    return map_rollouts(lambda field: field[:, :, ::stride], batch._replace(behavior={}))._replace(behavior=behavior)
+    return map_rollouts(lambda field: field[:, :, ::stride], batch._replace(behavior={}, weights=None))._replace(
+        behavior=behavior
+    )
 
 
 def heaviest_steps(batch: Rollouts, share: float) -> Rollouts:
@@ -190,7 +193,7 @@ def heaviest_steps(batch: Rollouts, share: float) -> Rollouts:
         return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
 
     behavior = {name: pick(field) if field.shape[1] > 1 else field for name, field in batch.behavior.items()}
-    whole = batch._replace(behavior={}, values=None)
+    whole = batch._replace(behavior={}, values=None, weights=None)
     flat = map_rollouts(lambda field: pick(field.flatten(1, 2))[:, None], whole)
     flat = flat._replace(**{name: getattr(flat, name)[..., 0] for name in ("rewards", "mask", "log_probs")})
     weight = flat.mask.flatten(1).sum(1).clamp(min=1.0) / counting

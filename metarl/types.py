@@ -50,6 +50,8 @@ class Rollouts(NamedTuple):
     """The distributions that the actions were drawn from, leaves ``[M, E * T, ...]`` or ``[M, 1, ...]``."""
     values: Tensor | None = None
     """What the advantages are measured from, ``[M, E, T]``, 0 where the mask is; None where nobody asks for them."""
+    weights: Tensor | None = None
+    """What the advantages of each episode were multiplied by, ``[M, E]``, mean one; None where all count alike."""
 
 
 class Examples(NamedTuple):

@@ -162,7 +162,7 @@ def adapt_to_task(
         environment=environment,
         trained=f"the task family {start.family!r} that {start.run} was meta-trained on",
     )
-    learner = make_learner(start.policy, start.config, told.step_sizes(start.config))
+    learner = make_learner(start.policy, start.config, told.step_sizes(start.config), held=start.meta.elastic)
     rollout = told.rollout(start.config)
     seeds = EpisodeSeeds(told.seed, Stream.EVALUATION_ROLLOUTS, ())
     with np.errstate(over="ignore", invalid="ignore"):  # steps that are too large are told of below

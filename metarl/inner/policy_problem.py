@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from metarl.inner.adapt import Learner
+from metarl.inner.adapt import Adaptation, Learner
 from metarl.linear import LinearMap
 from metarl.losses import Estimator, InnerLoss
 from metarl.policies.base import Policy
@@ -94,11 +94,42 @@ class PolicyLoss(NamedTuple):
         return self.distribution.product(vector, self.cotangent, turn)
 
 
+class Shaping(Protocol):
+    """What an inner loop makes of the rollouts that it learns from."""
+
+    def bonus(self, eta: Params, observations: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
+        """What is added to the reward of each step.
+
+        Args:
+            eta: what is meta-learned besides the initialization.
+            observations: ``[M, E, T, O]``.
+            actions: ``[M, E, T, A]``.
+            mask: ``[M, E, T]``.
+
+        Returns:
+            ``[M, E, T]``, 0 where the mask is.
+        """
+        ...
+
+    def weigh(self, eta: Params, learner: PolicyLearner, before: Adaptation, batch: Rollouts) -> Rollouts:
+        """The rollouts of one step with its episodes weighted.
+
+        Args:
+            eta: what is meta-learned besides the initialization.
+            learner: problem and rules.
+            before: where the tasks stand.
+            batch: collected there.
+        """
+        ...
+
+
 class PolicyProblem(NamedTuple):
     """A policy and the estimator's loss; ``outer.linearize`` differentiates the steps it makes."""
 
     policy: Policy
     loss: InnerLoss
+    shaping: Shaping | None = None
+    """Of the support, where it is collected; None learns from it as it is."""
 
     def local_loss(self, phi: Params, batch: Rollouts, *, differentiable: bool = False) -> PolicyLoss:
         """See ``Problem.local_loss``; automatic differentiation never goes on through the gradient."""

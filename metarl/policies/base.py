@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, get_args, runtime_checkable
 
@@ -176,6 +176,30 @@ class Policy(SampledPolicy, Protocol):
             distribution: where the metric is taken.
             tangent: change of the distribution, shaped like it.
             weights: weight of each sample, ``[M, N]``.
+        """
+        ...
+
+    def score(self, distribution: Params, actions: Tensor) -> Params:
+        """Gradient of the log probability of each sample's action ``[M, N, A]`` in its own distribution, leaves
+        ``[M, N, X]``."""
+        ...
+
+    def fisher_roots(self, distribution: Params) -> Iterable[Params]:
+        """Vectors whose outer products sum to the Fisher metric of each sample: ``score`` in expectation over actions,
+        without drawing any. Leaves ``[M, N, X]`` or ``[M, 1, X]``; parts that are left out are 0."""
+        ...
+
+    def squared_pulls(self, phi: Params, observations: Tensor, cotangents: Iterable[Params], weights: Tensor) -> Params:
+        """Squares of what ``linearize`` pulls back from single samples, ``sum_k sum_n weights_n (J_n^T u_kn)^2``.
+
+        Args:
+            phi: parameters of each task, leaves ``[M, ...]``.
+            observations: ``[M, N, O]``.
+            cotangents: u, as ``score`` and ``fisher_roots`` give them.
+            weights: of each sample, ``[M, N]``.
+
+        Returns:
+            Leaves ``[M, ...]``, shaped like ``phi``.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.linear import AutogradMap, LinearMap
 from metarl.mlp_kernels import Activation
-from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy
+from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy, mlp_squares
 from metarl.policies.base import Arrays, PolicyConfig
 from metarl.trees import to_numpy
 from metarl.types import Params
@@ -108,6 +108,27 @@ class CategoricalPolicy:
         change = self._layout.table(tangent["logits"])
         turned = chances * (change - (chances * change).sum(-1, keepdim=True))
         return {"logits": self._layout.row(turned) * weights.unsqueeze(-1)}
+
+    def score(self, distribution: Params, actions: Tensor) -> Params:
+        """See ``Policy.score``."""
+        chances = self._log_chances(distribution).exp()
+        chosen = torch.zeros_like(chances).scatter(-1, actions.long().unsqueeze(-1), 1.0)
+        return {"logits": self._layout.row(chosen - chances)}
+
+    def fisher_roots(self, distribution: Params) -> Iterable[Params]:
+        """See ``Policy.fisher_roots``: one for each option, its score by the root of its probability."""
+        chances = self._log_chances(distribution).exp()
+        for choice, size in enumerate(self.sizes):
+            for option in range(size):
+                root = torch.zeros_like(chances)
+                root[..., choice, :] = -chances[..., choice, :]
+                root[..., choice, option] += 1.0
+                yield {"logits": self._layout.row(root * chances[..., choice, option, None, None].sqrt())}
+
+    def squared_pulls(self, phi: Params, observations: Tensor, cotangents: Iterable[Params], weights: Tensor) -> Params:
+        """See ``Policy.squared_pulls``."""
+        logits = (each["logits"] for each in cotangents)
+        return mlp_squares(phi, observations, self.config.activation, logits, weights)
 
     def entropy(self, distribution: Params) -> Tensor:
         """Entropy ``[M, N]`` in nats."""

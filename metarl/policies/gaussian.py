@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.linear import AutogradMap, LinearMap
 from metarl.mlp_kernels import Activation
-from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy
+from metarl.nets import MlpMap, mlp, mlp_init, mlp_numpy, mlp_squares
 from metarl.policies.base import Arrays, PolicyConfig
 from metarl.trees import to_numpy
 from metarl.types import Params
@@ -80,6 +80,31 @@ class GaussianPolicy:
             "mean": tangent["mean"] * precision * weights.unsqueeze(-1),
             "log_std": 2.0 * tangent["log_std"] * weights.sum(1)[:, None, None],
         }
+
+    def score(self, distribution: Params, actions: Tensor) -> Params:
+        """See ``Policy.score``."""
+        precision = torch.exp(-2.0 * distribution["log_std"])
+        distance = actions - distribution["mean"]
+        return {"mean": distance * precision, "log_std": distance.square() * precision - 1.0}
+
+    def fisher_roots(self, distribution: Params) -> Iterable[Params]:
+        """See ``Policy.fisher_roots``: one for the mean and one for the log deviation of each coordinate."""
+        log_std = distribution["log_std"]
+        unit = torch.eye(self.action_size, dtype=log_std.dtype, device=log_std.device)
+        for row in unit:
+            yield {"mean": torch.exp(-log_std) * row}
+            yield {"log_std": (math.sqrt(2.0) * row).expand_as(log_std)}
+
+    def squared_pulls(self, phi: Params, observations: Tensor, cotangents: Iterable[Params], weights: Tensor) -> Params:
+        """See ``Policy.squared_pulls``."""
+        several = list(cotangents)
+        means = (each["mean"] for each in several if "mean" in each)
+        found = mlp_squares(phi, observations, self.config.activation, means, weights)
+        spread = torch.zeros_like(phi["log_std"])
+        for each in several:
+            if "log_std" in each:
+                spread = spread + (each["log_std"].square() * weights.unsqueeze(-1)).sum(1)
+        return found | {"log_std": (phi["log_std"] >= self.config.min_log_std) * spread}
 
     def entropy(self, distribution: Params) -> Tensor:
         """Differential entropy ``[M, 1]`` in nats."""

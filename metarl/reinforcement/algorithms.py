@@ -20,7 +20,9 @@ from metarl.outer.objectives import SURROGATE, Objective, clipped, exploring
 from metarl.outer.policy_gradients import PolicyEstimate, implicit, reptile, through
 from metarl.outer.trust_region import trust_region_update
 from metarl.policies.base import Policy
+from metarl.reinforcement import fame
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curious import make_curiosity
 from metarl.tasks import TaskFamily
 from metarl.trees import to_device
 from metarl.types import Meta, Params, Rollouts, TaskData
@@ -71,6 +73,8 @@ class Algorithm(NamedTuple):
     """Whether it learns nothing of its own without inner steps."""
     least_tasks: int = 1
     """Of a meta-batch."""
+    elastic: bool = False
+    """Whether the inner loop is held near where it starts; see ``reinforcement.fame``."""
     observes_task: bool = False
     specialists: bool = False
     """Whether every task has a policy of its own; see ``reinforcement.specialists``."""
@@ -98,13 +102,37 @@ def check_fisher(config: MetaTrainConfig) -> None:
         )
 
 
-def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None) -> PolicyLearner:
+def make_learner(
+    policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float] | None = None, *, held: Params | None = None
+) -> PolicyLearner:
     """The inner loop of the algorithm that ``config`` names.
 
     Args:
         policy: as ``initial_state`` made it.
         config: the run.
         step_sizes: of each step where policies are judged; in training they are the run's own.
+        held: ``Meta.elastic`` of the initialization that adapts, for algorithms that have one.
+
+    Raises:
+        UnsuitableAlgorithm: if there is no initialization that could adapt.
+    """
+    row = find_algorithm(config.algorithm)
+    step_sizes = training_steps(config) if step_sizes is None else step_sizes
+    learner = make_free_learner(policy, config, step_sizes)
+    if not row.elastic:
+        return learner
+    pairs = zip(learner.rules, step_sizes, strict=True)
+    return learner._replace(rules=[fame.hold(rule, held or {}, config.elastic, size) for rule, size in pairs])
+
+
+def training_steps(config: MetaTrainConfig) -> list[float]:
+    """The size of each inner step while the initialization is trained."""
+    taken = config.inner.steps if find_algorithm(config.algorithm).steps_in_training else 0
+    return [config.inner.step_size] * taken
+
+
+def make_free_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[float]) -> PolicyLearner:
+    """The same with nothing held near where adaptation starts.
 
     Raises:
         UnsuitableAlgorithm: if there is no initialization that could adapt.
@@ -115,10 +143,9 @@ def make_learner(policy: Policy, config: MetaTrainConfig, step_sizes: Sequence[f
             f"{config.algorithm} has a policy for each of its tasks and no initialization to adapt from; choose a run "
             "of another algorithm"
         )
-    if step_sizes is None:
-        step_sizes = [inner.step_size] * (inner.steps if row.steps_in_training else 0)
     rule = row.rule(policy, inner)
-    problem = PolicyProblem(policy, make_inner_loss(row.estimator or inner.estimator, policy))
+    loss = make_inner_loss(row.estimator or inner.estimator, policy)
+    problem = PolicyProblem(policy, loss, make_curiosity(policy, config.curiosity))
     first_order = row.first_order or inner.first_order
     rules = [rule(size if row.adapts else 0.0) for size in step_sizes]
     return Learner(problem, rules, first_order, config.task_chunk)
@@ -142,10 +169,16 @@ def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
     Raises:
         ValueError: if a return is to be learned that does not start within (0, 1).
     """
-    eta = find_algorithm(config.algorithm).init_eta(theta, config.inner)
+    row = find_algorithm(config.algorithm)
+    eta = row.init_eta(theta, config.inner) | (fame.initial_strength(theta, config.elastic) if row.elastic else {})
     if not config.inner.learn_returns:
         return eta
     return eta | to_device(initial_eta(return_config(config)), torch.device(config.device))
+
+
+def initial_held(theta: Params, config: MetaTrainConfig) -> Params:
+    """``Meta.elastic`` before the first iteration."""
+    return fame.initial_held(theta, config.elastic) if find_algorithm(config.algorithm).elastic else {}
 
 
 def family_for(name: str, family: TaskFamily) -> TaskFamily:
@@ -166,6 +199,24 @@ def _trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Cal
             return Update(found.meta, {}, found.accepted, found.metrics)
 
         return Outer(lambda meta: {}, update)
+
+    return build
+
+
+def _remembering(make_outer: Callable[[MetaTrainConfig], Outer]) -> Callable[[MetaTrainConfig], Outer]:
+    """The same, which also measures what was important to the tasks, whether or not the update is refused."""
+
+    def build(config: MetaTrainConfig) -> Outer:
+        outer = make_outer(config)
+
+        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
+            found = outer.update(learner, state, data)
+            if not state.meta.elastic:
+                return found
+            held, metrics = fame.remember(learner, state, data, config.elastic, config.iterations)
+            return found._replace(meta=found.meta._replace(elastic=held), metrics=found.metrics | metrics)
+
+        return outer._replace(update=update)
 
     return build
 
@@ -297,6 +348,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         _REGION,
         rule=lambda policy, inner: lambda size: only(sgd(size), policy.head_names),
         needs_steps=True,
+    ),
+    "fame": Algorithm(
+        "maml-trpo whose inner loop is held by the Fisher information of the tasks seen so far",
+        _remembering(_TRUST_REGION),
+        _REGION | {"elastic"},
+        needs_steps=True,
+        elastic=True,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",

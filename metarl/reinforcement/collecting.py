@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from metarl.inner.adapt import Adaptation, inner_step, unadapted
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.processor import keep_freed_memory, map_groups
 from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
-from metarl.rollout.normalizer import make_scaler
+from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
-from metarl.rollout.session import open_session
+from metarl.rollout.session import Session, open_session
 from metarl.tasks import Task, TaskFamily
 from metarl.trees import concatenate, expand, take, take_tasks
 from metarl.types import Meta, Params, Rollouts, TaskData
@@ -60,29 +61,64 @@ def collect(
         The data of the meta-update, the S + 1 batches, and the parameters that each was collected under.
     """
     keep_freed_memory()
-    count, support = len(tasks), learned_rollout(config, meta.eta)
     scaler = make_scaler(meta.normalizer)
-    adaptation = unadapted(learner, expand(meta.theta, count))
+    adaptation = unadapted(learner, expand(meta.theta, len(tasks)))
     session = open_session(family, tasks, config.episodes)
     batches: list[Batch] = []
-    reached: list[Params] = []
+    reached = [adaptation.phi]
     try:
-        for step in range(len(learner.rules) + 1):
+        for step in range(len(learner.rules)):
             step_seeds = seeds._replace(path=(*seeds.path, step))
-            with clock.measure("sampling"):
-                told = support if step < len(learner.rules) else config
-                batch = collect_batch(
-                    session, learner.problem.policy, adaptation.phi, config=told, seeds=step_seeds, scaler=scaler
-                )
+            batch, adaptation = learn_once(session, learner, meta, adaptation, config, step_seeds, clock, scaler)
             batches.append(batch)
             reached.append(adaptation.phi)
-            if step < len(learner.rules):
-                with clock.measure("inner"):
-                    adaptation = _step(learner, meta, adaptation, batch)
+        last = seeds._replace(path=(*seeds.path, len(learner.rules)))
+        with clock.measure("sampling"):
+            policy = learner.problem.policy
+            batches.append(collect_batch(session, policy, adaptation.phi, config=config, seeds=last, scaler=scaler))
     finally:
         session.close()
     *learned_from, query = (batch.rollouts for batch in batches)
     return TaskData(tuple(learned_from), query), batches, reached
+
+
+def learn_once(
+    session: Session,
+    learner: PolicyLearner,
+    meta: Meta,
+    before: Adaptation,
+    config: RolloutConfig,
+    seeds: EpisodeSeeds,
+    clock: Clock,
+    scaler: Scaler | None,
+) -> tuple[Batch, Adaptation]:
+    """One inner step on fresh episodes: what it learned from, shaped as the learner shapes it, and what became of it.
+
+    Args:
+        session: environments of the tasks.
+        learner: what adapts.
+        meta: what the learner was meta-learned to be.
+        before: where the tasks stand.
+        config: what is collected; discount and lambda as far as they are not learned.
+        seeds: of the episodes.
+        clock: measures sampling and adaptation.
+        scaler: of observations.
+    """
+    shaping = learner.problem.shaping
+    with clock.measure("sampling"):
+        batch = collect_batch(
+            session,
+            learner.problem.policy,
+            before.phi,
+            config=learned_rollout(config, meta.eta),
+            seeds=seeds,
+            scaler=scaler,
+            bonus=None if shaping is None else partial(shaping.bonus, meta.eta),
+        )
+    with clock.measure("inner"):
+        if shaping is not None:
+            batch = batch._replace(rollouts=shaping.weigh(meta.eta, learner, before, batch.rollouts))
+        return batch, _step(learner, meta, before, batch)
 
 
 def learned_rollout(config: RolloutConfig, eta: Params) -> RolloutConfig:

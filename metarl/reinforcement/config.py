@@ -11,6 +11,8 @@ from metarl.outer.adam import OptimizerConfig
 from metarl.outer.descent import ClipConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
+from metarl.reinforcement.curiosity_config import CuriosityConfig
+from metarl.reinforcement.fame import ElasticConfig
 from metarl.rollout.collect import RolloutConfig
 
 
@@ -26,6 +28,8 @@ class MetaTrainConfig:
     outer: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clipping: ClipConfig = field(default_factory=ClipConfig)
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
+    curiosity: CuriosityConfig = field(default_factory=CuriosityConfig)
     meta_batch_size: int = 40
     """Tasks per meta-iteration (M)."""
     iterations: int = 500

@@ -14,9 +14,17 @@ from metarl.observed import task_row
 from metarl.outer.objectives import credit_of
 from metarl.policies.base import Policy, PolicyConfig
 from metarl.policies.make import make_policy
-from metarl.reinforcement.algorithms import family_for, find_algorithm, initial_learned, make_learner, make_outer
+from metarl.reinforcement.algorithms import (
+    family_for,
+    find_algorithm,
+    initial_held,
+    initial_learned,
+    make_learner,
+    make_outer,
+)
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curious import learn_beside, make_curiosity, without
 from metarl.reinforcement.specialists import SpecialistMetaLearner
 from metarl.rollout.collect import Batch
 from metarl.rollout.normalizer import no_statistics, update_statistics
@@ -58,8 +66,14 @@ def initial_state(family: TaskFamily, config: MetaTrainConfig) -> tuple[Policy, 
         theta = {name: value.expand(config.meta_batch_size, *value.shape).clone() for name, value in theta.items()}
     theta = to_device(theta, torch.device(config.device))
     normalizer = no_statistics(policy.observation_size) if config.rollout.normalize_observations else {}
-    meta = Meta(theta, initial_learned(theta, config), normalizer)
-    return policy, TrainState(meta, row.outer(config).start(meta) if row.outer else {}, 0, 0, 0, 0)
+    meta = Meta(theta, initial_learned(theta, config), normalizer, initial_held(theta, config))
+    state = TrainState(meta, row.outer(config).start(meta) if row.outer else {}, 0, 0, 0, 0)
+    curiosity = make_curiosity(policy, config.curiosity)
+    if curiosity is None:
+        return policy, state
+    own = to_device(curiosity.init(torch_generator(config.seed, Stream.INITIALIZATION, 1)), torch.device(config.device))
+    meta = meta._replace(eta=meta.eta | own)
+    return policy, state._replace(meta=meta, optimizer=state.optimizer | curiosity.start(own))
 
 
 class PolicyMetaLearner(NamedTuple):
@@ -79,7 +93,7 @@ class PolicyMetaLearner(NamedTuple):
         config, number = self.config, state.iteration
         tasks = draw_tasks(self.family, generator(config.seed, Stream.TRAIN_TASKS, number), config.meta_batch_size)
         seeds = EpisodeSeeds(config.seed, Stream.TRAIN_ROLLOUTS, (number,))
-        learner = make_learner(self.policy, config)
+        learner = make_learner(self.policy, config, held=state.meta.elastic)
         data, batches, _ = collect(self.family, learner, state.meta, tasks, config.rollout, seeds, clock)
         if data.support:
             standardized = config.rollout.normalize_advantages
@@ -89,8 +103,14 @@ class PolicyMetaLearner(NamedTuple):
         return Collected(data, _scores(batches), metrics, normalizer, sum(batch.env_steps for batch in batches))
 
     def update(self, state: TrainState, collected: Collected, clock: Clock, *, logged: bool) -> Update:
-        """The algorithm's own."""
-        return make_outer(self.config).update(make_learner(self.policy, self.config), state, collected.data)
+        """The algorithm's own, and beside it that of what is curious."""
+        learner = make_learner(self.policy, self.config, held=state.meta.elastic)
+        found = make_outer(self.config).update(learner, without(state), collected.data)
+        curiosity = make_curiosity(self.policy, self.config.curiosity)
+        if curiosity is None:
+            return found
+        drawing = torch_generator(self.config.seed, Stream.MINIBATCHES, state.iteration)
+        return learn_beside(curiosity, state, found, learner, collected.data.support, drawing)
 
     def held_out(self, state: TrainState) -> Scores:
         """Of the same tasks every time, on fresh episodes."""
@@ -98,7 +118,7 @@ class PolicyMetaLearner(NamedTuple):
         rng = generator(config.seed, Stream.HELD_OUT_TASKS, 0)
         tasks = draw_held_out_tasks(self.family, rng, config.held_out_tasks)
         seeds = EpisodeSeeds(config.seed, Stream.HELD_OUT_ROLLOUTS, (state.iteration,))
-        learner = make_learner(self.policy, config)
+        learner = make_learner(self.policy, config, held=state.meta.elastic)
         found = evaluate(self.family, learner, state.meta, tasks, config.rollout, seeds)
         return {"return": found.returns, "success": found.success}
 

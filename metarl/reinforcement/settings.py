@@ -23,6 +23,7 @@ OPTIONAL = (
     "inner.proximity",
     "inner.cg_iterations",
     "inner.learn_returns",
+    "elastic",
 )
 """Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
@@ -42,6 +43,18 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
         raise UnsuitableAlgorithm(
             f"{name} compares tasks with each other, so meta_batch_size must be at least {row.least_tasks}, got "
             f"{config.meta_batch_size}"
+        )
+    if config.curiosity.kind != "none" and not (
+        row.adapts and row.steps_in_training and config.inner.steps and row.outer
+    ):
+        raise UnsuitableAlgorithm(
+            f"curiosity is of the rollouts that policies adapt on while they meta-train, of which {name} with "
+            f"{config.inner.steps} inner steps has none; leave --curiosity out, or choose maml-trpo"
+        )
+    if config.curiosity.kind == "gradient" and config.inner.learn_returns:
+        raise UnsuitableAlgorithm(
+            "learned returns make the inner loss's advantages anew, without the weights of --curiosity gradient; leave "
+            "one of them out, or choose --curiosity transition"
         )
     _check_estimator(config, defaults)
     if "outer" in row.uses:

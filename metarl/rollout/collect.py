@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarl.policies.base import Policy
 from metarl.processor import map_groups
@@ -20,6 +22,8 @@ from metarl.trees import map_rollouts
 from metarl.types import Params, Rollouts
 
 Baseline = Literal["linear", "constant"]
+Bonus = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From observations ``[M, E, T, O]``, actions ``[M, E, T, A]`` and mask to what is added to rewards ``[M, E, T]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +83,26 @@ def collect_batch(
     config: RolloutConfig,
     seeds: EpisodeSeeds,
     scaler: Scaler | None = None,
+    bonus: Bonus | None = None,
 ) -> Batch:
-    """Sample one batch under each task's own ``phi`` and estimate its advantages.
+    """Sample one batch under each task's own ``phi`` and estimate its advantages, with a bonus as part of the rewards.
 
     Episodes end at the horizon for good: the problem is one of finite horizon, as in the published runs, so nothing is
     bootstrapped there and time is a feature of the baseline.
     """
     episodes = session.sample(policy, phi, horizon=config.horizon, seeds=seeds, scaler=scaler)
-    return to_batch(episodes, config, next(iter(phi.values())).device)
+    return to_batch(episodes, config, next(iter(phi.values())).device, bonus)
 
 
-def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) -> Batch:
-    """Fit the baseline, estimate advantages and move everything to ``device``."""
+def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device, bonus: Bonus | None = None) -> Batch:
+    """Fit the baseline, estimate advantages and move everything to ``device``.
+
+    A bonus is part of the rewards that are learned from, and not of the batch's returns.
+    """
     rewards, mask = torch.from_numpy(episodes.rewards), torch.from_numpy(episodes.mask)
-    observations = torch.from_numpy(episodes.observations)
+    observations, actions = torch.from_numpy(episodes.observations), torch.from_numpy(episodes.actions)
+    if bonus is not None:
+        rewards = rewards + bonus(observations, actions, mask)
     returns = discounted_returns(rewards, config.discount)
     if config.baseline == "linear":
         tasks = list(zip(observations, returns, mask, strict=True))
@@ -105,7 +115,7 @@ def to_batch(episodes: Episodes, config: RolloutConfig, device: torch.device) ->
     )
     rollouts = Rollouts(
         observations=observations,
-        actions=torch.from_numpy(episodes.actions),
+        actions=actions,
         rewards=rewards,
         mask=mask,
         log_probs=torch.from_numpy(episodes.log_probs),

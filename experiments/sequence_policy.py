@@ -1,0 +1,125 @@
+"""``metarl sequence`` of policies: goals or directions that arrive one after another."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from metarl.algorithms import UnsuitableAlgorithm
+from metarl.experiments.draw_sequence import draw_sequence
+from metarl.experiments.kinds import REINFORCEMENT, kind_of_run
+from metarl.experiments.runs import Run, load_run, write_json
+from metarl.experiments.sequence import SEQUENCE, Scores, figures_table, progress_table, summary
+from metarl.logs import write_picture
+from metarl.reinforcement.algorithms import family_for, make_learner
+from metarl.reinforcement.collecting import evaluate
+from metarl.reinforcement.sequences import SequenceConfig, draw_sequences, judge_sequences, make_sequencer
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.seeding import Stream, generator
+from metarl.rollout.workers import WorkerPool
+from metarl.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySequenceRunConfig:
+    """Let held-out tasks arrive one after another, and judge what is kept of each: parameters are never set back."""
+
+    protocol: Annotated[SequenceConfig, tyro.conf.arg(name="")] = field(default_factory=SequenceConfig)
+    """How they are learned."""
+    sequences: int = 10
+    """How many sequences (M)."""
+    episodes: int | None = None
+    """Of each step and each judgment; the run's own if left out."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Best means on the training run's own held-out tasks."""
+    seed: int = 0
+    """Of the tasks and episodes, in streams that training does not use."""
+
+    def __post_init__(self) -> None:
+        if self.sequences < 2:
+            raise ValueError(f"sequences must be at least 2, for an interval over them, got {self.sequences}; try 10")
+        if self.episodes is not None and self.episodes < 1:
+            raise ValueError(f"episodes must be at least 1, got {self.episodes}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+
+
+def policy_sequence_run(directory: Path, options: PolicySequenceRunConfig, console: Console) -> dict[str, Any]:
+    """Judge a run on sequences, print the tables, write ``sequence.json`` and ``sequence.png``.
+
+    Raises:
+        RunError: if the directory is not a run.
+        CheckpointError: if its checkpoint cannot be read.
+        UnsuitableAlgorithm: if nothing of what learned goes on from task to task.
+        ValueError: if the run has no importance of its own and is to use it.
+    """
+    run = load_run(directory, options.checkpoint)
+    for complaint in run.complaints:
+        console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
+    with console.status("learning tasks one after another"):
+        result = summarize(run, options)
+    console.print(progress_table(result))
+    console.print(figures_table(result))
+    path = directory / f"{SEQUENCE}.json"
+    write_json(path, result)
+    pixels = draw_sequence(result, path.with_suffix(".png"))
+    write_picture(directory, path.stem, pixels, run.state.iteration)
+    console.print(f"written to {path} and {path.with_suffix('.png')}", soft_wrap=True)
+    return result
+
+
+def summarize(run: Run, options: PolicySequenceRunConfig) -> dict[str, Any]:
+    """Means over sequences with their 95 % intervals (Student's t), and how they came about; ``shots`` are episodes."""
+    train, protocol = run.config.train, options.protocol
+    if kind_of_run(run.config) is not REINFORCEMENT:
+        raise UnsuitableAlgorithm(f"{train.algorithm} learns by its memory, which no task changes; try maml-trpo")
+    sequencer = make_sequencer(run.learner, run.state.meta, train, protocol)
+    rollout = replace(train.rollout, episodes=options.episodes or train.rollout.episodes)
+    train = replace(train, rollout=rollout)
+    drawing = generator(options.seed, Stream.EVALUATION_TASKS)
+    tasks = draw_sequences(run.config.family, drawing, options.sequences, protocol.tasks)
+    seeds = EpisodeSeeds(options.seed, Stream.EVALUATION_ROLLOUTS, ())
+    with WorkerPool(family_for(train.algorithm, run.config.family), run.config.workers) as family:
+        found = judge_sequences(family, sequencer, tasks, rollout, seeds)
+        alone = _alone(family, run, tasks, train, protocol.steps, seeds)
+    return {
+        "family": run.config.family_name,
+        "preset": run.config.preset,
+        "algorithm": train.algorithm,
+        "training_seed": train.seed,
+        "training_steps": train.inner.steps,
+        "iteration": run.state.iteration,
+        "checkpoint": options.checkpoint,
+        "ways": None,
+        "shots": rollout.episodes,
+        "sequences": options.sequences,
+        "tasks": protocol.tasks,
+        "steps": protocol.steps,
+        "consolidate": sequencer.consolidate,
+        "strength": sequencer.strength,
+        "decay": protocol.decay,
+        "mean_one": protocol.mean_one,
+        **summary(Scores({"return": found["return"]}, alone), "policy"),
+        "seed": options.seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _alone(
+    family: Any, run: Run, tasks: Sequence[Sequence[Task]], train: Any, steps: int, seeds: EpisodeSeeds
+) -> np.ndarray:
+    """Return of each task after as many steps from the initialization, as evaluation has it, ``[J, M]``."""
+    meta = run.state.meta
+    learner = make_learner(run.learner, train, [train.inner.step_size] * steps, held=meta.elastic)
+    rows = []
+    for place, some in enumerate(tasks):
+        own = seeds._replace(path=(*seeds.path, place, 2))
+        rows.append(evaluate(family, learner, meta, some, train.rollout, own).returns[-1])
+    return np.stack(rows)

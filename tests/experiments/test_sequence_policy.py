@@ -1,0 +1,51 @@
+"""``metarl sequence`` of policies: what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarl.experiments.cli import main
+
+SMALL = ["--iterations", "2", "--meta-batch-size", "3", "--held-out-every", "0"]
+SHORT = [*SMALL, "--rollout.horizon", "5", "--rollout.episodes", "2"]
+
+
+def trained(folder: Path, algorithm: str, *flags: str) -> Path:
+    arguments = ["train", "navigation-2d", "--runs", str(folder), "--name", algorithm, "--algorithm", algorithm]
+    assert main([*arguments, *SHORT, *flags]) == 0
+    return folder / algorithm
+
+
+def sequenced(run: Path, *flags: str) -> dict[str, Any]:
+    assert main(["sequence", str(run), "--tasks", "3", "--sequences", "4", "--steps", "2", *flags]) == 0
+    found: dict[str, Any] = json.loads((run / "sequence.json").read_text())
+    return found
+
+
+def test_a_run_of_fame_is_judged_with_its_own_importances_unless_told_otherwise(tmp_path: Path, capsys):
+    run = trained(tmp_path, "fame", "--inner.steps", "2")
+    found = sequenced(run)
+    assert (found["score"], found["consolidate"], found["strength"], found["shots"]) == ("return", "own", 1.0, 2)
+    matrix = np.array(found["matrix"]["mean"])
+    assert matrix.shape == (4, 3)
+    assert found["figures"]["average"]["mean"] == pytest.approx(matrix[3].mean())
+    transfer = (matrix[3, :2] - np.diag(matrix[1:])[:2]).mean()
+    assert found["figures"]["backward_transfer"]["mean"] == pytest.approx(transfer), "a return is better where greater"
+    assert (run / "sequence.png").is_file()
+    assert "forgetting" in capsys.readouterr().out
+    assert sequenced(run, "--consolidate", "fisher", "--strength", "2")["strength"] == 2.0
+
+
+def test_what_keeps_nothing_and_what_was_not_measured_are_refused(tmp_path: Path, capsys):
+    for algorithm, flags, complaint in (
+        ("rl2", [], "rl2 learns by its memory, which no task changes"),
+        ("oracle", [], "policies of oracle do not"),
+        ("maml-trpo", ["--consolidate", "own"], "consolidate own needs a run that kept importances"),
+    ):
+        assert main(["sequence", str(trained(tmp_path, algorithm)), *flags]) != 0
+        assert complaint in " ".join(capsys.readouterr().err.split())
