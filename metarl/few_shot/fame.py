@@ -9,26 +9,30 @@ from torch import Tensor
 
 from metarl.few_shot.curious import Curiosity
 from metarl.few_shot.learners import GradientLearner
-from metarl.inner.elastic import Strength, elastic, held_by, importance_of
+from metarl.inner.elastic import Strength, importance_of
 from metarl.outer.meta_gradients import MetaGradient, backpropagated, mean_gradient
 from metarl.processor import map_groups
 from metarl.rollout.seeding import Stream, torch_generator
-from metarl.trees import mean_of_sums, split_examples, zeros_like
+from metarl.trees import mean_of_sums, split_examples
 from metarl.types import Examples, Meta, Params, TaskData
-from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
-from metarl.variants.importance import Measure, accumulate, label_noise, mean_one
+from metarl.variants.fame import (
+    ElasticConfig,
+    figures,
+    hold_rule,
+    initial_eta,
+    initial_held,
+    remember,
+    strength_in_force,
+)
+from metarl.variants.importance import Measure, label_noise, mean_one
 
-_STRENGTH = "strength"
-"""Lambda in force, in ``Meta.elastic``, where it is not learned."""
 _ANCHOR, _PHASES = "anchor/", "phases/"
 """The initialization at the end of the last phase, and importances summed over phases, in ``Meta.elastic``."""
 
 
 def hold(learner: GradientLearner, importance: Params, strength: Strength, step_size: float) -> GradientLearner:
-    """The learner with every step held by importances, see ``inner.elastic.elastic``; itself where lambda is 0."""
-    if not callable(strength) and strength == 0.0:
-        return learner
-    return learner._replace(rule=lambda step: elastic(learner.rule(step), importance, strength, step_size))
+    """The learner with every step held by importances."""
+    return learner._replace(rule=lambda step: hold_rule(learner.rule(step), importance, strength, step_size))
 
 
 class FameLearner(NamedTuple):
@@ -51,23 +55,18 @@ class FameLearner(NamedTuple):
         meta = self.base.init(generator)
         if not self.config.holds:
             return meta
-        held = held_by(zeros_like(meta.theta)) | {_STRENGTH: torch.tensor(self._scheduled(0))}
+        held = initial_held(meta.theta, self.config)
         if self.config.phase:
             held |= {f"{_ANCHOR}{name}": value.clone() for name, value in meta.theta.items()}
             held |= {f"{_PHASES}{name}": torch.zeros_like(value) for name, value in meta.theta.items()}
-        return meta._replace(eta=meta.eta | self.config.initial_eta(), elastic=held)
+        return meta._replace(eta=meta.eta | initial_eta(meta.theta, self.config), elastic=held)
 
     def held(self, meta: Meta) -> GradientLearner:
         """The inner loop that ``meta`` was learned for."""
         if not meta.elastic:
             return self.base
-        return hold(self.base, importance_of(meta.elastic), self.strength(meta), self.step_size)
-
-    def strength(self, meta: Meta) -> Strength:
-        """Lambda."""
-        if LOG_STRENGTH in meta.eta:
-            return lambda eta: eta[LOG_STRENGTH].exp()
-        return float(meta.elastic[_STRENGTH]) if meta.elastic else 0.0
+        strength = strength_in_force(meta.elastic, self.config)
+        return hold(self.base, importance_of(meta.elastic), strength, self.step_size)
 
     def meta_gradient(self, meta: Meta, data: TaskData[Examples], iteration: int) -> MetaGradient:
         """See ``FewShotLearner.meta_gradient``; and the importances after these tasks."""
@@ -96,20 +95,12 @@ class FameLearner(NamedTuple):
         theta, eta, measured = (mean_of_sums(each, len(noise)) for each in sums)
         theta = {name: value + self._pull(meta, name) for name, value in theta.items()}
         gradient = mean_gradient(meta, theta, eta, torch.cat(losses))
-        held_now = self._measured(meta, measured, iteration)
-        figures = {f"importance/{name}": value.mean() for name, value in importance_of(held_now).items()}
-        strength = self.strength(meta)
-        figures["elastic/strength"] = torch.as_tensor(strength(meta.eta) if callable(strength) else strength)
-        return gradient._replace(elastic=held_now, metrics=gradient.metrics | figures)
+        after = self._measured(meta, measured, iteration)
+        return gradient._replace(elastic=after, metrics=gradient.metrics | figures(meta, after))
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""
         return self.held(meta).predict(meta, support, inputs, steps=steps, transductive=transductive)
-
-    def _scheduled(self, iteration: int) -> float:
-        """Lambda after so many iterations, where it is not learned."""
-        share = min(1.0, iteration / max(self.iterations, 1)) if self.config.schedule == "linear" else 1.0
-        return share * self.config.strength
 
     def _pull(self, meta: Meta, name: str) -> Tensor | float:
         """Of the outer loop, towards the end of earlier phases."""
@@ -120,10 +111,9 @@ class FameLearner(NamedTuple):
 
     def _measured(self, meta: Meta, measured: Params, iteration: int) -> Params:
         """What is held after this iteration."""
-        running = accumulate(importance_of(meta.elastic), measured, self.config.decay)
-        held = meta.elastic | held_by(running)
-        held[_STRENGTH] = torch.full_like(held[_STRENGTH], self._scheduled(iteration + 1))
+        held = remember(meta, measured, self.config, iteration=iteration, iterations=self.iterations)
         if self.config.phase and (iteration + 1) % self.config.phase == 0:
             held |= {f"{_ANCHOR}{name}": value for name, value in meta.theta.items()}
+            running = importance_of(held)
             held |= {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}
         return held

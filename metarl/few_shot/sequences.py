@@ -18,6 +18,7 @@ from metarl.inner.elastic import check_strength, importance_of
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.trees import add_scaled, expand
 from metarl.types import Examples, Meta, Params
+from metarl.variants.fame import strength_of
 from metarl.variants.importance import Measure, make_measure, mean_one
 
 Consolidation = Literal["none", "own", "own-fixed", "fisher", "empirical-fisher", "mas", "mas-cg"]
@@ -121,7 +122,7 @@ def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: st
         raise ValueError(
             f"consolidate {how} needs a run that kept importances, as fame does; use fisher or mas with others"
         )
-    strength = _strength(fame, meta) if config.strength is None else config.strength
+    strength = strength_of(meta) if config.strength is None else config.strength
     measure = _scaled(fame.measure, config) if how == "own" else None
     return plain._replace(importance=own, measure=measure, consolidate=how, strength=strength)
 
@@ -145,11 +146,6 @@ def adapting(learner: Any, meta: Meta) -> tuple[GradientLearner, Meta]:
         f"only parameters that adapt by gradient can go on from task to task, got a {type(learner).__name__}, which "
         "keeps nothing of the last one; try maml, reptile, meta-lstm or pretrain"
     )
-
-
-def _strength(learner: FameLearner, meta: Meta) -> float:
-    strength = learner.strength(meta)
-    return float(strength(meta.eta)) if callable(strength) else strength
 
 
 def _scaled(measure: Measure, config: SequenceConfig) -> Measure:

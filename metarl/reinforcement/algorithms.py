@@ -11,6 +11,7 @@ from metarl import algorithms
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.engine import TrainState, Update
 from metarl.inner.adapt import Learner
+from metarl.inner.elastic import importance_of
 from metarl.inner.policy_problem import InnerConfig, PolicyLearner, PolicyProblem
 from metarl.inner.rules import InnerRule, descent, only, proximal_sgd, sgd
 from metarl.losses import Estimator, make_inner_loss
@@ -26,6 +27,9 @@ from metarl.reinforcement.curious import make_curiosity
 from metarl.tasks import TaskFamily
 from metarl.trees import to_device
 from metarl.types import Meta, Params, Rollouts, TaskData
+from metarl.variants.fame import hold_rule, strength_in_force
+from metarl.variants.fame import initial_eta as initial_strength
+from metarl.variants.fame import initial_held as importance_before
 from metarl.variants.policy_returns import through_returns
 from metarl.variants.returns import ReturnConfig, discounting, figures, initial_eta
 
@@ -121,8 +125,9 @@ def make_learner(
     learner = make_free_learner(policy, config, step_sizes)
     if not row.elastic:
         return learner
+    importance, strength = importance_of(held or {}), strength_in_force(held or {}, config.elastic)
     pairs = zip(learner.rules, step_sizes, strict=True)
-    return learner._replace(rules=[fame.hold(rule, held or {}, config.elastic, size) for rule, size in pairs])
+    return learner._replace(rules=[hold_rule(rule, importance, strength, size) for rule, size in pairs])
 
 
 def training_steps(config: MetaTrainConfig) -> list[float]:
@@ -170,7 +175,7 @@ def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
         ValueError: if a return is to be learned that does not start within (0, 1).
     """
     row = find_algorithm(config.algorithm)
-    eta = row.init_eta(theta, config.inner) | (fame.initial_strength(theta, config.elastic) if row.elastic else {})
+    eta = row.init_eta(theta, config.inner) | (initial_strength(theta, config.elastic) if row.elastic else {})
     if not config.inner.learn_returns:
         return eta
     return eta | to_device(initial_eta(return_config(config)), torch.device(config.device))
@@ -178,7 +183,7 @@ def initial_learned(theta: Params, config: MetaTrainConfig) -> Params:
 
 def initial_held(theta: Params, config: MetaTrainConfig) -> Params:
     """``Meta.elastic`` before the first iteration."""
-    return fame.initial_held(theta, config.elastic) if find_algorithm(config.algorithm).elastic else {}
+    return importance_before(theta, config.elastic) if find_algorithm(config.algorithm).elastic else {}
 
 
 def family_for(name: str, family: TaskFamily) -> TaskFamily:

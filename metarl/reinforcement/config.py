@@ -12,8 +12,8 @@ from metarl.outer.descent import ClipConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.policies.base import PolicyConfig
 from metarl.reinforcement.curiosity_config import CuriosityConfig
-from metarl.reinforcement.fame import ElasticConfig
 from metarl.rollout.collect import RolloutConfig
+from metarl.variants.fame import ElasticConfig
 
 
 @dataclass(frozen=True, kw_only=True)

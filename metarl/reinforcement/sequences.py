@@ -21,7 +21,6 @@ from metarl.processor import keep_freed_memory, map_groups
 from metarl.reinforcement.algorithms import find_algorithm, make_free_learner
 from metarl.reinforcement.collecting import learn_once
 from metarl.reinforcement.config import MetaTrainConfig
-from metarl.reinforcement.fame import strength_of
 from metarl.rollout.collect import Batch, RolloutConfig, collect_batch
 from metarl.rollout.normalizer import make_scaler
 from metarl.rollout.sample import EpisodeSeeds
@@ -30,6 +29,7 @@ from metarl.rollout.stepping import draw_held_out_tasks
 from metarl.tasks import DrawsSequences, Task, TaskFamily
 from metarl.trees import add_scaled, concatenate, expand, take, take_tasks
 from metarl.types import Meta, Params, Rollouts
+from metarl.variants.fame import strength_of
 from metarl.variants.importance import mean_one
 from metarl.variants.policy_importance import POLICY_MEASURES, PolicyMeasure
 

@@ -8,6 +8,7 @@ from metarl import algorithms
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.reinforcement.algorithms import ALGORITHMS, check_fisher, find_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.fame import check_elastic
 
 OPTIONAL = (
     "outer",
@@ -57,6 +58,8 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             "one of them out, or choose --curiosity transition"
         )
     _check_estimator(config, defaults)
+    if row.elastic:
+        check_elastic(config.elastic)
     if "outer" in row.uses:
         check_fisher(config)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 
@@ -13,8 +12,6 @@ from metarl.types import Params, Rollouts
 
 PolicyMeasure = Callable[[Policy, Params, Rollouts], Params]
 """From a policy, each task's parameters ``[M, ...]`` and its rollouts to importances of the same shape, 0 or more."""
-
-MeasureName = Literal["fisher", "empirical-fisher"]
 
 
 def policy_fisher(policy: Policy, phi: Params, batch: Rollouts) -> Params:
@@ -52,18 +49,8 @@ def empirical_policy_fisher(policy: Policy, phi: Params, batch: Rollouts) -> Par
         return policy.squared_pulls(phi, observations, [score], sample_weights(batch))
 
 
-POLICY_MEASURES: dict[MeasureName, PolicyMeasure] = {
+POLICY_MEASURES: dict[str, PolicyMeasure] = {
     "fisher": policy_fisher,
     "empirical-fisher": empirical_policy_fisher,
 }
 """Importances of a policy's parameters by their name on the command line."""
-
-
-def check_measure(name: str) -> None:
-    """That a policy has such an importance.
-
-    Raises:
-        ValueError: naming those that it has.
-    """
-    if name not in POLICY_MEASURES:
-        raise ValueError(f"importance of a policy must be one of {', '.join(get_args(MeasureName))}, got {name!r}")

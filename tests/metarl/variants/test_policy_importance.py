@@ -20,7 +20,7 @@ from metarl.policies.categorical import CategoricalPolicy
 from metarl.policies.gaussian import GaussianPolicy
 from metarl.trees import expand, joined, leaves, zeros_like
 from metarl.types import Meta, Params, Rollouts, TaskData
-from metarl.variants.policy_importance import POLICY_MEASURES, check_measure, empirical_policy_fisher, policy_fisher
+from metarl.variants.policy_importance import POLICY_MEASURES, empirical_policy_fisher, policy_fisher
 
 TASKS, EPISODES, HORIZON, SIZES = 2, 2, 3, (3, 2)
 
@@ -206,8 +206,3 @@ def test_tasks_without_a_step_that_counts_have_no_importance_and_tasks_do_not_mi
         assert value.shape == phi[name].shape
         assert_close(nothing[name][0], value[0], rtol=0.0, atol=0.0)
         assert not nothing[name][1].any()
-
-
-def test_an_unknown_importance_is_refused_with_those_known():
-    with pytest.raises(ValueError, match="must be one of fisher, empirical-fisher, got 'mas'"):
-        check_measure("mas")
