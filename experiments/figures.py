@@ -31,7 +31,7 @@ from metarl.tasks import closest
 
 _MAML = ("maml-trpo", "pretrain", "random", "oracle")
 _EFFICIENCY = ("promp", "maml-trpo", "e-maml", "dice-maml", "rl2")
-_LEARN = tuple(name for name, row in ALGORITHMS.items() if row.outer is not None and not row.specialists)
+_LEARN = tuple(name for name, row in ALGORITHMS.items() if row.outer is not None)
 
 
 class Figure(NamedTuple):
