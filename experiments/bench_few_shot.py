@@ -34,7 +34,7 @@ from metarl.experiments.few_shot_peers import (
     to_torch,
 )
 from metarl.experiments.measure import machine, peak_memory, summary
-from metarl.few_shot.algorithms import compile_learner
+from metarl.few_shot.building import compile_learner
 from metarl.few_shot.learners import GradientLearner, backpropagate
 from metarl.inner.rules import sgd
 from metarl.inner.supervised_problem import SupervisedProblem

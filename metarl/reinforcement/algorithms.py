@@ -9,38 +9,35 @@ import torch
 
 from metarl import algorithms
 from metarl.algorithms import UnsuitableAlgorithm
-from metarl.engine import TrainState, Update
 from metarl.inner.adapt import Learner
 from metarl.inner.elastic import importance_of
 from metarl.inner.policy_problem import InnerConfig, PolicyLearner, PolicyProblem
 from metarl.inner.rules import InnerRule, descent, only, proximal_sgd, sgd
 from metarl.losses import Estimator, make_inner_loss
 from metarl.observed import observe_task
-from metarl.outer.descent import descend, start
-from metarl.outer.objectives import SURROGATE, Objective, clipped, exploring
-from metarl.outer.policy_gradients import PolicyEstimate, implicit, reptile, through
-from metarl.outer.trust_region import trust_region_update
+from metarl.outer.objectives import exploring
+from metarl.outer.policy_gradients import implicit, reptile
 from metarl.policies.base import Policy
-from metarl.reinforcement import fame
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.curious import make_curiosity
+from metarl.reinforcement.outers import (
+    ALONG_SURROGATE,
+    ANCHORED,
+    CLIPPED,
+    TRUST_REGION,
+    Outer,
+    by_descent,
+    by_trust_region,
+    remembering,
+    return_config,
+)
 from metarl.tasks import TaskFamily
 from metarl.trees import to_device
-from metarl.types import Meta, Params, Rollouts, TaskData
+from metarl.types import Params
 from metarl.variants.fame import hold_rule, strength_in_force
 from metarl.variants.fame import initial_eta as initial_strength
 from metarl.variants.fame import initial_held as importance_before
-from metarl.variants.policy_returns import through_returns
-from metarl.variants.returns import ReturnConfig, discounting, figures, initial_eta
-
-
-class Outer(NamedTuple):
-    """How what is meta-learned moves."""
-
-    start: Callable[[Meta], Params]
-    """What is carried from one iteration to the next, before the first."""
-    update: Callable[[PolicyLearner, TrainState, TaskData[Rollouts]], Update]
-
+from metarl.variants.returns import initial_eta
 
 MakeRule = Callable[[Policy, InnerConfig], Callable[[float], InnerRule]]
 """From policy and settings to the rule of a step size."""
@@ -91,19 +88,6 @@ def find_algorithm(name: str) -> Algorithm:
         UnknownAlgorithm: naming the closest known.
     """
     return algorithms.find(name, ALGORITHMS)
-
-
-def check_fisher(config: MetaTrainConfig) -> None:
-    """That the Fisher matrix can be estimated on the data that it is told to.
-
-    Raises:
-        UnsuitableAlgorithm: if not with this estimator.
-    """
-    if config.inner.estimator == "dice" and config.outer.fisher_support_share < 1.0:
-        raise UnsuitableAlgorithm(
-            "the dice estimator needs whole episodes, so fisher_support_share must be 1, "
-            f"got {config.outer.fisher_support_share}; set it to 1 or choose the lvc estimator"
-        )
 
 
 def make_learner(
@@ -191,90 +175,6 @@ def family_for(name: str, family: TaskFamily) -> TaskFamily:
     return observe_task(family) if find_algorithm(name).observes_task else family
 
 
-def _trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Callable[[MetaTrainConfig], Outer]:
-    def build(config: MetaTrainConfig) -> Outer:
-        check_fisher(config)
-        objective = make_objective(config)
-
-        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
-            check = state.iteration % config.outer.fisher_check_every == 0
-            found = trust_region_update(
-                learner, state.meta, data, config.outer, objective=objective, check_fisher=check
-            )
-            return Update(found.meta, {}, found.accepted, found.metrics)
-
-        return Outer(lambda meta: {}, update)
-
-    return build
-
-
-def _remembering(make_outer: Callable[[MetaTrainConfig], Outer]) -> Callable[[MetaTrainConfig], Outer]:
-    """The same, which also measures what was important to the tasks, whether or not the update is refused."""
-
-    def build(config: MetaTrainConfig) -> Outer:
-        outer = make_outer(config)
-
-        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
-            found = outer.update(learner, state, data)
-            if not state.meta.elastic:
-                return found
-            held, metrics = fame.remember(learner, state, data, config.elastic, config.iterations)
-            return found._replace(meta=found.meta._replace(elastic=held), metrics=found.metrics | metrics)
-
-        return outer._replace(update=update)
-
-    return build
-
-
-def return_config(config: MetaTrainConfig) -> ReturnConfig:
-    """What of the inner loss's return is learned, and what it starts from."""
-    rollout = config.rollout
-    return ReturnConfig(learned=config.inner.learn_returns, discount=rollout.discount, gae_lambda=rollout.gae_lambda)
-
-
-def _through(config: MetaTrainConfig, objective: Objective) -> PolicyEstimate:
-    """Backpropagation through the inner loop, and through its returns where they are learned."""
-    if not config.inner.learn_returns:
-        return through(objective)
-    return through_returns(objective, return_config(config), normalized=config.rollout.normalize_advantages)
-
-
-def _descent(
-    make_estimate: Callable[[MetaTrainConfig, float, int], PolicyEstimate], *, several: bool = False
-) -> Callable[[MetaTrainConfig], Outer]:
-    """Along an estimate, made from the settings, the weight of the support's KL and the number of inner steps."""
-
-    def build(config: MetaTrainConfig) -> Outer:
-        def update(learner: PolicyLearner, state: TrainState, data: TaskData[Rollouts]) -> Update:
-            found = descend(
-                learner,
-                state.meta,
-                state.optimizer,
-                data,
-                lambda penalty: make_estimate(config, penalty, len(learner.rules)),
-                optimizer=config.optimizer,
-                rate=config.optimizer.rate(state.iteration, config.iterations),
-                clip=config.clipping,
-                epochs=config.clipping.epochs if several else 1,
-            )
-            learned = figures(discounting(return_config(config), found.meta.eta)) if config.inner.learn_returns else {}
-            return Update(found.meta, found.moments, found.accepted, found.metrics | learned)
-
-        return Outer(lambda meta: start(meta, config.optimizer, config.clipping), update)
-
-    return build
-
-
-_ANCHORED = _descent(
-    lambda config, penalty, steps: _through(config, clipped(config.clipping.clip, penalty, steps)), several=True
-)
-_CLIPPED = _descent(
-    lambda config, penalty, steps: _through(config, clipped(config.clipping.clip, 0.0, steps)), several=True
-)
-_ALONG_SURROGATE = _descent(lambda config, penalty, steps: _through(config, SURROGATE))
-_TRUST_REGION = _trust_region(lambda config: SURROGATE)
-
-
 def _meta_sgd(policy: Policy, inner: InnerConfig) -> Callable[[float], InnerRule]:
     """Where policies are judged with other step sizes, the learned ones change by the same factor."""
     return lambda size: descent(lambda eta, name: (size / inner.step_size) * eta[f"step_size/{name}"])
@@ -299,26 +199,26 @@ _ANCHOR = _CLIP | {"clipping.kl_penalty", "clipping.kl_target"}
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml-trpo": Algorithm(
-        "a trust region through the adaptation (Finn et al. 2017, arXiv:1703.03400, alg. 3)", _TRUST_REGION, _REGION
+        "a trust region through the adaptation (Finn et al. 2017, arXiv:1703.03400, alg. 3)", TRUST_REGION, _REGION
     ),
     "fomaml-trpo": Algorithm(
         "the same with inner gradients as constants (arXiv:1703.03400, sec. 5.2)",
-        _TRUST_REGION,
+        TRUST_REGION,
         _FIRST_ORDER,
         first_order=True,
         needs_steps=True,
     ),
-    "maml-vpg": Algorithm("an Adam step along the meta-gradient", _ALONG_SURROGATE, _THROUGH),
-    "maml-ppo": Algorithm("several Adam steps on the clipped objective", _CLIPPED, _THROUGH | _CLIP),
+    "maml-vpg": Algorithm("an Adam step along the meta-gradient", ALONG_SURROGATE, _THROUGH),
+    "maml-ppo": Algorithm("several Adam steps on the clipped objective", CLIPPED, _THROUGH | _CLIP),
     "promp": Algorithm(
         "the same, held near the policies that collected the support (Rothfuss et al. 2019, arXiv:1810.06784)",
-        _ANCHORED,
+        ANCHORED,
         _THROUGH | _ANCHOR,
         needs_steps=True,
     ),
     "e-maml": Algorithm(
         "credit to the support for what came of it (Stadie et al. 2018, arXiv:1803.01118), trust region",
-        _trust_region(lambda config: exploring(standardized=config.rollout.normalize_advantages)),
+        by_trust_region(lambda config: exploring(standardized=config.rollout.normalize_advantages)),
         _REGION,
         estimator="reinforce",
         needs_steps=True,
@@ -326,14 +226,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "dice-maml": Algorithm(
         "inner loss with unbiased derivatives of every order (Foerster et al. 2018, arXiv:1802.05098), Adam",
-        _ALONG_SURROGATE,
+        ALONG_SURROGATE,
         _SECOND_ORDER,
         estimator="dice",
         needs_steps=True,
     ),
     "meta-sgd": Algorithm(
         "a learned step size for each parameter (Li et al. 2017, arXiv:1707.09835), trust region",
-        _TRUST_REGION,
+        TRUST_REGION,
         _REGION,
         rule=_meta_sgd,
         init_eta=_step_sizes,
@@ -341,7 +241,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "promp-meta-sgd": Algorithm(
         "promp with the learned step sizes of meta-sgd",
-        _ANCHORED,
+        ANCHORED,
         _THROUGH | _ANCHOR,
         rule=_meta_sgd,
         init_eta=_step_sizes,
@@ -349,27 +249,27 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "anil": Algorithm(
         "only the head adapts (Raghu et al. 2020, arXiv:1909.09157), trust region",
-        _TRUST_REGION,
+        TRUST_REGION,
         _REGION,
         rule=lambda policy, inner: lambda size: only(sgd(size), policy.head_names),
         needs_steps=True,
     ),
     "fame": Algorithm(
         "maml-trpo whose inner loop is held by the Fisher information of the tasks seen so far",
-        _remembering(_TRUST_REGION),
+        remembering(TRUST_REGION),
         _REGION | {"elastic"},
         needs_steps=True,
         elastic=True,
     ),
     "reptile": Algorithm(
         "towards where adaptation ends (Nichol et al. 2018, arXiv:1803.02999)",
-        _descent(lambda config, penalty, steps: reptile),
+        by_descent(lambda config, penalty, steps: reptile),
         _OPTIMIZER,
         needs_steps=True,
     ),
     "imaml": Algorithm(
         "proximal inner loop, implicit gradient (Rajeswaran et al. 2019, arXiv:1909.04630), Adam",
-        _descent(lambda config, penalty, steps: implicit(config.inner.proximity, config.inner.cg_iterations)),
+        by_descent(lambda config, penalty, steps: implicit(config.inner.proximity, config.inner.cg_iterations)),
         _OPTIMIZER | {"inner.estimator", "inner.proximity", "inner.cg_iterations"},
         rule=lambda policy, inner: lambda size: proximal_sgd(size, inner.proximity),
         needs_steps=True,
@@ -377,16 +277,16 @@ ALGORITHMS: dict[str, Algorithm] = {
     "random": Algorithm("no meta-learning: a random initialization adapts", None, _LATER),
     "pretrain": Algorithm(
         "one policy for all tasks, trust region; then it adapts",
-        _TRUST_REGION,
+        TRUST_REGION,
         _PLAIN_REGION | _LATER,
         steps_in_training=False,
     ),
     "multi-task": Algorithm(
-        "the same, and it does not adapt", _TRUST_REGION, _PLAIN_REGION, adapts=False, steps_in_training=False
+        "the same, and it does not adapt", TRUST_REGION, _PLAIN_REGION, adapts=False, steps_in_training=False
     ),
     "oracle": Algorithm(
         "one policy that observes what the task is, and does not adapt",
-        _TRUST_REGION,
+        TRUST_REGION,
         _PLAIN_REGION,
         adapts=False,
         steps_in_training=False,
@@ -394,7 +294,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "single-task": Algorithm(
         "a policy for each evaluation task, trained on it alone by PPO: the ceiling",
-        _CLIPPED,
+        CLIPPED,
         _PLAIN_OPTIMIZER | _CLIP,
         adapts=False,
         steps_in_training=False,

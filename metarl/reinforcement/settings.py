@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from metarl import algorithms
 from metarl.algorithms import UnsuitableAlgorithm
-from metarl.reinforcement.algorithms import ALGORITHMS, check_fisher, find_algorithm
+from metarl.reinforcement.algorithms import ALGORITHMS, find_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.fame import check_elastic
+from metarl.reinforcement.outers import check_fisher
 
 OPTIONAL = (
     "outer",
