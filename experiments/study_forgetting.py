@@ -45,8 +45,8 @@ class Setting(NamedTuple):
 
     family: dict[str, Any]
     train: FewShotConfig
-    reptile: FewShotConfig
-    meta_lstm: FewShotConfig
+    others: dict[str, FewShotConfig]
+    """Of the algorithms that need settings of their own."""
     sequences: int
     tasks: int
 
@@ -70,26 +70,31 @@ SETTINGS: dict[FamilyName, Setting] = {
     "sinusoid": Setting(
         {},
         _SINUSOID,
-        dataclasses.replace(
-            _SINUSOID,
-            inner=FewShotInnerConfig(steps=10, step_size=0.02),
-            outer=_INTERPOLATION,
-            meta_batch_size=5,
-        ),
-        dataclasses.replace(_SINUSOID, iterations=500),  # ten times as slow as the others
+        {
+            "reptile": dataclasses.replace(
+                _SINUSOID,
+                inner=FewShotInnerConfig(steps=10, step_size=0.02),
+                outer=_INTERPOLATION,
+                meta_batch_size=5,
+            ),
+            "meta-lstm": dataclasses.replace(_SINUSOID, iterations=500),  # ten times as slow as the others
+        },
         sequences=100,
         tasks=5,
     ),
     "omniglot": Setting(
         {"queries": 5},
         _OMNIGLOT,
-        dataclasses.replace(
-            _OMNIGLOT,
-            inner=FewShotInnerConfig(steps=5, step_size=0.1),
-            outer=_INTERPOLATION,
-            meta_batch_size=5,
-        ),
-        dataclasses.replace(_OMNIGLOT, meta_batch_size=4, iterations=100),  # as above
+        {
+            "reptile": dataclasses.replace(
+                _OMNIGLOT,
+                inner=FewShotInnerConfig(steps=5, step_size=0.1),
+                outer=_INTERPOLATION,
+                meta_batch_size=5,
+            ),
+            "meta-lstm": dataclasses.replace(_OMNIGLOT, meta_batch_size=4, iterations=100),  # as above
+            "pretrain": dataclasses.replace(_OMNIGLOT, iterations=1000),  # a third as slow, and slow to learn
+        },
         sequences=20,
         tasks=5,
     ),
@@ -187,7 +192,7 @@ def _known(content: dict[str, Any], name: str, seed: int, holding: Holding) -> b
 def run_config(family_name: FamilyName, name: str, seed: int) -> RunConfig:
     """The training run of a learner."""
     setting, row = SETTINGS[family_name], ROWS[name]
-    start = {"reptile": setting.reptile, "meta-lstm": setting.meta_lstm}.get(row.algorithm, setting.train)
+    start = setting.others.get(row.algorithm, setting.train)
     config = dataclasses.replace(start, algorithm=row.algorithm, seed=seed, **row.changes)
     family = make_family(family_name, **setting.family)
     return RunConfig(family_name=family_name, preset="forgetting", family=family, train=config)

@@ -18,7 +18,7 @@ from metarl.experiments.study_forgetting import ROWS, SETTINGS, Holding, main, m
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations, three tasks, two learners' holdings cut to one or two."""
     train = replace(SETTINGS["sinusoid"].train, iterations=2, held_out_every=0)
-    setting = SETTINGS["sinusoid"]._replace(train=train, reptile=train, meta_lstm=train, sequences=3, tasks=3)
+    setting = SETTINGS["sinusoid"]._replace(train=train, others={}, sequences=3, tasks=3)
     monkeypatch.setitem(SETTINGS, "sinusoid", setting)
     for name in ("maml", "fame"):
         monkeypatch.setitem(ROWS, name, ROWS[name]._replace(holdings=ROWS[name].holdings[:2]))
