@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tyro
@@ -21,9 +21,10 @@ from metarl.experiments.runs import Run, load_run, write_json
 from metarl.few_shot.forgetting import sequence_figures
 from metarl.few_shot.meta_learner import judge
 from metarl.few_shot.sequence_scores import draw_sequences, judge_sequences
-from metarl.few_shot.sequences import SequenceConfig, Sequencer, make_sequencer
+from metarl.few_shot.sequences import Sequencer, make_sequencer
 from metarl.logs import write_picture
 from metarl.rollout.seeding import Stream, generator
+from metarl.variants.sequences import SequenceConfig
 
 SEQUENCE = "sequence"
 """The file of a run, without its suffix."""
@@ -62,12 +63,35 @@ class SequenceRunConfig:
     """Write sequence-LABEL.json and .png beside the other ones of the run rather than sequence.json."""
 
     def __post_init__(self) -> None:
-        if self.label is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.label):
-            raise ValueError(f"label must be of small letters, digits and hyphens, got {self.label!r}; try ewc")
+        check_label(self.label)
         if self.sequences is not None and self.sequences < 2:
             raise ValueError(f"sequences must be at least 2, for an interval over them, got {self.sequences}; try 50")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
+
+
+def check_label(label: str | None) -> None:
+    """That a label can be part of a file's name.
+
+    Raises:
+        ValueError: if not.
+    """
+    if label is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", label):
+        raise ValueError(f"label must be of small letters, digits and hyphens, got {label!r}; try ewc")
+
+
+class AnySequencer(Protocol):
+    """What goes through sequences, as far as it is described."""
+
+    @property
+    def consolidate(self) -> str:
+        """What holds it."""
+        ...
+
+    @property
+    def strength(self) -> float:
+        """Lambda."""
+        ...
 
 
 class Scores(NamedTuple):
@@ -88,19 +112,54 @@ def sequence_run(directory: Path, options: SequenceRunConfig, console: Console) 
         UnsuitableAlgorithm: if nothing of what learned goes on from task to task.
         ValueError: if its family or what it learned cannot be judged as asked for.
     """
-    run = load_run(directory, options.checkpoint)
+    return judge_and_write(directory, options.checkpoint, options.label, lambda run: summarize(run, options), console)
+
+
+def judge_and_write(
+    directory: Path,
+    checkpoint: str,
+    label: str | None,
+    judged: Callable[[Run], dict[str, Any]],
+    console: Console,
+) -> dict[str, Any]:
+    """Load a run, judge it, print the tables, write ``sequence.json`` and ``sequence.png`` or those of the label."""
+    run = load_run(directory, checkpoint)
     for complaint in run.complaints:
         console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
     with console.status("learning tasks one after another"):
-        result = summarize(run, options)
+        result = judged(run)
     console.print(progress_table(result))
     console.print(figures_table(result))
-    path = directory / f"{SEQUENCE if options.label is None else f'{SEQUENCE}-{options.label}'}.json"
+    path = directory / f"{SEQUENCE if label is None else f'{SEQUENCE}-{label}'}.json"
     write_json(path, result)
     pixels = draw_sequence(result, path.with_suffix(".png"))
     write_picture(directory, path.stem, pixels, run.state.iteration)
     console.print(f"written to {path} and {path.with_suffix('.png')}", soft_wrap=True)
     return result
+
+
+def described(
+    run: Run, protocol: SequenceConfig, sequencer: AnySequencer, checkpoint: str, seed: int
+) -> dict[str, Any]:
+    """What stands in ``sequence.json`` of any run, and how it was judged."""
+    train = run.config.train
+    return {
+        "family": run.config.family_name,
+        "preset": run.config.preset,
+        "algorithm": train.algorithm,
+        "training_seed": train.seed,
+        "training_steps": train.inner.steps,
+        "iteration": run.state.iteration,
+        "checkpoint": checkpoint,
+        "tasks": protocol.tasks,
+        "steps": protocol.steps,
+        "consolidate": sequencer.consolidate,
+        "strength": sequencer.strength,
+        "decay": protocol.decay,
+        "mean_one": protocol.mean_one,
+        "seed": seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
 
 
 def summarize(run: Run, options: SequenceRunConfig) -> dict[str, Any]:
@@ -118,28 +177,13 @@ def summarize(run: Run, options: SequenceRunConfig) -> dict[str, Any]:
     scores = _scores(run, sequencer, options, tasks, transductive)
     shown = family.examples(tasks[0, :1])
     ways, shots = setting_of(family, shown.support_inputs.shape[1])
-    return {
-        "family": run.config.family_name,
-        "preset": run.config.preset,
-        "algorithm": train.algorithm,
-        "training_seed": train.seed,
-        "training_steps": train.inner.steps,
-        "iteration": run.state.iteration,
-        "checkpoint": options.checkpoint,
+    return described(run, protocol, sequencer, options.checkpoint, options.seed) | {
         "ways": ways,
         "shots": shots,
         "queries": shown.query_inputs.shape[1],
         "sequences": count,
-        "tasks": protocol.tasks,
-        "steps": protocol.steps,
-        "consolidate": sequencer.consolidate,
-        "strength": sequencer.strength,
-        "decay": protocol.decay,
-        "mean_one": protocol.mean_one,
         "transductive": transductive,
         **summary(scores, family.kind),
-        "seed": options.seed,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 

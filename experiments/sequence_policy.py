@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,18 +12,17 @@ import tyro
 from rich.console import Console
 
 from metarl.algorithms import UnsuitableAlgorithm
-from metarl.experiments.draw_sequence import draw_sequence
 from metarl.experiments.kinds import REINFORCEMENT, kind_of_run
-from metarl.experiments.runs import Run, load_run, write_json
-from metarl.experiments.sequence import SEQUENCE, Scores, figures_table, progress_table, summary
-from metarl.logs import write_picture
+from metarl.experiments.runs import Run
+from metarl.experiments.sequence import Scores, check_label, described, judge_and_write, summary
 from metarl.reinforcement.algorithms import family_for, make_learner
 from metarl.reinforcement.collecting import evaluate
-from metarl.reinforcement.sequences import SequenceConfig, draw_sequences, judge_sequences, make_sequencer
+from metarl.reinforcement.sequences import draw_sequences, judge_sequences, make_sequencer
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream, generator
 from metarl.rollout.workers import WorkerPool
 from metarl.tasks import Task
+from metarl.variants.sequences import SequenceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,11 @@ class PolicySequenceRunConfig:
     seed: int = 0
     """Of the tasks and episodes, in streams that training does not use."""
 
+    label: str | None = None
+    """Write sequence-LABEL.json and .png beside the other ones of the run rather than sequence.json."""
+
     def __post_init__(self) -> None:
+        check_label(self.label)
         if self.sequences < 2:
             raise ValueError(f"sequences must be at least 2, for an interval over them, got {self.sequences}; try 10")
         if self.episodes is not None and self.episodes < 1:
@@ -52,7 +54,7 @@ class PolicySequenceRunConfig:
 
 
 def policy_sequence_run(directory: Path, options: PolicySequenceRunConfig, console: Console) -> dict[str, Any]:
-    """Judge a run on sequences, print the tables, write ``sequence.json`` and ``sequence.png``.
+    """Judge a run on sequences, print the tables, write ``sequence.json`` and ``sequence.png``, or those of the label.
 
     Raises:
         RunError: if the directory is not a run.
@@ -60,19 +62,7 @@ def policy_sequence_run(directory: Path, options: PolicySequenceRunConfig, conso
         UnsuitableAlgorithm: if nothing of what learned goes on from task to task.
         ValueError: if the run has no importance of its own and is to use it.
     """
-    run = load_run(directory, options.checkpoint)
-    for complaint in run.complaints:
-        console.print(f"[yellow]passed over:[/] {complaint}", soft_wrap=True)
-    with console.status("learning tasks one after another"):
-        result = summarize(run, options)
-    console.print(progress_table(result))
-    console.print(figures_table(result))
-    path = directory / f"{SEQUENCE}.json"
-    write_json(path, result)
-    pixels = draw_sequence(result, path.with_suffix(".png"))
-    write_picture(directory, path.stem, pixels, run.state.iteration)
-    console.print(f"written to {path} and {path.with_suffix('.png')}", soft_wrap=True)
-    return result
+    return judge_and_write(directory, options.checkpoint, options.label, lambda run: summarize(run, options), console)
 
 
 def summarize(run: Run, options: PolicySequenceRunConfig) -> dict[str, Any]:
@@ -89,26 +79,11 @@ def summarize(run: Run, options: PolicySequenceRunConfig) -> dict[str, Any]:
     with WorkerPool(family_for(train.algorithm, run.config.family), run.config.workers) as family:
         found = judge_sequences(family, sequencer, tasks, rollout, seeds)
         alone = _alone(family, run, tasks, train, protocol.steps, seeds)
-    return {
-        "family": run.config.family_name,
-        "preset": run.config.preset,
-        "algorithm": train.algorithm,
-        "training_seed": train.seed,
-        "training_steps": train.inner.steps,
-        "iteration": run.state.iteration,
-        "checkpoint": options.checkpoint,
+    return described(run, protocol, sequencer, options.checkpoint, options.seed) | {
         "ways": None,
         "shots": rollout.episodes,
         "sequences": options.sequences,
-        "tasks": protocol.tasks,
-        "steps": protocol.steps,
-        "consolidate": sequencer.consolidate,
-        "strength": sequencer.strength,
-        "decay": protocol.decay,
-        "mean_one": protocol.mean_one,
         **summary(Scores({"return": found["return"]}, alone), "policy"),
-        "seed": options.seed,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 

@@ -32,10 +32,10 @@ from metarl.experiments.runs import CONFIG, load_config, load_run, write_json
 from metarl.experiments.sequence import SequenceRunConfig, summarize
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.curiosity_config import CuriosityConfig
-from metarl.few_shot.sequences import Consolidation, SequenceConfig
 from metarl.outer.adam import OptimizerConfig
 from metarl.tasks import make_family
 from metarl.variants.fame import ElasticConfig
+from metarl.variants.sequences import Consolidation, SequenceConfig
 
 FamilyName = Literal["sinusoid", "omniglot"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,53 +13,13 @@ from metarl.few_shot.curious_problem import CuriousProblem
 from metarl.few_shot.fame import FameLearner, hold
 from metarl.few_shot.learners import GradientLearner, PretrainedLearner
 from metarl.inner.adapt import inner_step, unadapted
-from metarl.inner.elastic import check_strength, importance_of
+from metarl.inner.elastic import importance_of
 from metarl.inner.supervised_problem import SupervisedLearner, SupervisedProblem
 from metarl.trees import add_scaled, expand
 from metarl.types import Examples, Meta, Params
 from metarl.variants.fame import strength_of
 from metarl.variants.importance import Measure, make_measure, mean_one
-
-Consolidation = Literal["none", "own", "own-fixed", "fisher", "empirical-fisher", "mas", "mas-cg"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
-    """How tasks that arrive one after another are learned."""
-
-    tasks: int = 10
-    """In a sequence (J)."""
-    steps: int = 10
-    """Gradient steps on each (K)."""
-    consolidate: Consolidation | None = None
-    """What holds parameters in place once a task is learned: nothing (none), how important each was on the task's
-    support, by Fisher information (elastic weight consolidation) or memory-aware synapses, or (own) the importance of
-    training's tasks that the run itself kept, to which that of the sequence's is added, or (own-fixed) is not. Own if
-    the run has any, else none, if left out."""
-    strength: float | None = None
-    """Lambda: later losses have lambda / 2 times importance times squared distance to where the task before ended. The
-    run's own for own and own-fixed, 1 for the others, if left out."""
-    decay: float = 1.0
-    """What is left of the importance of earlier tasks when that of another one is added."""
-    mean_one: bool = True
-    """Scale the importance of each task to mean 1 over the network, so that one strength serves all of them."""
-
-    def __post_init__(self) -> None:
-        if self.tasks < 2:
-            raise ValueError(f"a sequence must have at least 2 tasks, got {self.tasks}: there is nothing to forget")
-        if self.steps < 1:
-            raise ValueError(f"steps on each task must be at least 1, got {self.steps}; try 10")
-        known = get_args(Consolidation)
-        if self.consolidate not in (None, *known):
-            raise ValueError(f"consolidate must be one of {', '.join(known)}, got {self.consolidate!r}")
-        if self.strength is not None:
-            check_strength("strength", self.strength)
-            if self.consolidate == "none":
-                raise ValueError(
-                    f"with consolidate none there is nothing to be strong, got strength {self.strength}; leave one out"
-                )
-        if not 0.0 <= self.decay <= 1.0:
-            raise ValueError(f"decay must lie in [0, 1], what is left of earlier importance, got {self.decay}; try 1")
+from metarl.variants.sequences import Consolidation, SequenceConfig
 
 
 class Sequencer(NamedTuple):

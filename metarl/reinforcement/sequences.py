@@ -6,15 +6,14 @@ It is the protocol of ``few_shot.sequences``, with rollouts for examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.engine import Clock
 from metarl.inner.adapt import unadapted
-from metarl.inner.elastic import check_strength, elastic, importance_of
+from metarl.inner.elastic import elastic, importance_of
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.policies.base import Policy
 from metarl.processor import keep_freed_memory, map_groups
@@ -32,47 +31,7 @@ from metarl.types import Meta, Params, Rollouts
 from metarl.variants.fame import strength_of
 from metarl.variants.importance import mean_one
 from metarl.variants.policy_importance import POLICY_MEASURES, PolicyMeasure
-
-Consolidation = Literal["none", "own", "own-fixed", "fisher", "empirical-fisher"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
-    """How tasks that arrive one after another are learned."""
-
-    tasks: int = 5
-    """In a sequence (J)."""
-    steps: int = 3
-    """Gradient steps on each (K), each on episodes of its own."""
-    consolidate: Consolidation | None = None
-    """What holds parameters in place once a task is learned: nothing (none), how important each was on the task, by
-    Fisher information (elastic weight consolidation), or (own) the importance of training's tasks that the run itself
-    kept, to which that of the sequence's is added, or (own-fixed) is not. Own if the run has any, else none, if left
-    out."""
-    strength: float | None = None
-    """Lambda: later losses have lambda / 2 times importance times squared distance to where the task before ended. The
-    run's own for own and own-fixed, 1 for the others, if left out."""
-    decay: float = 1.0
-    """What is left of the importance of earlier tasks when that of another one is added."""
-    mean_one: bool = True
-    """Scale the importance of each task to mean 1 over the policy, so that one strength serves all of them."""
-
-    def __post_init__(self) -> None:
-        if self.tasks < 2:
-            raise ValueError(f"a sequence must have at least 2 tasks, got {self.tasks}: there is nothing to forget")
-        if self.steps < 1:
-            raise ValueError(f"steps on each task must be at least 1, got {self.steps}; try 3")
-        known = get_args(Consolidation)
-        if self.consolidate not in (None, *known):
-            raise ValueError(f"consolidate must be one of {', '.join(known)}, got {self.consolidate!r}")
-        if self.strength is not None:
-            check_strength("strength", self.strength)
-            if self.consolidate == "none":
-                raise ValueError(
-                    f"with consolidate none there is nothing to be strong, got strength {self.strength}; leave one out"
-                )
-        if not 0.0 <= self.decay <= 1.0:
-            raise ValueError(f"decay must lie in [0, 1], what is left of earlier importance, got {self.decay}; try 1")
+from metarl.variants.sequences import Consolidation, SequenceConfig
 
 
 class PolicySequencer(NamedTuple):
@@ -133,9 +92,14 @@ def make_sequencer(policy: Policy, meta: Meta, train: MetaTrainConfig, config: S
     plain = PolicySequencer(learner, sizes, meta, {}, None, "none", 0.0, config.decay)
     if how == "none":
         return plain
-    if how == "fisher" or how == "empirical-fisher":
+    if how in POLICY_MEASURES:
         strength = 1.0 if config.strength is None else config.strength
         return plain._replace(measure=_scaled(POLICY_MEASURES[how], config), consolidate=how, strength=strength)
+    if how not in ("own", "own-fixed"):
+        raise UnsuitableAlgorithm(
+            f"importance of a policy must be one of {', '.join(POLICY_MEASURES)}, got consolidate {how}, which is of "
+            "supervised tasks"
+        )
     if not own:
         raise ValueError(f"consolidate {how} needs a run that kept importances, as fame does; use fisher with others")
     strength = strength_of(meta) if config.strength is None else config.strength

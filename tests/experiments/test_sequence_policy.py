@@ -30,7 +30,8 @@ def sequenced(run: Path, *flags: str) -> dict[str, Any]:
 def test_a_run_of_fame_is_judged_with_its_own_importances_unless_told_otherwise(tmp_path: Path, capsys):
     run = trained(tmp_path, "fame", "--inner.steps", "2")
     found = sequenced(run)
-    assert (found["score"], found["consolidate"], found["strength"], found["shots"]) == ("return", "own", 1.0, 2)
+    assert (found["score"], found["consolidate"], found["shots"]) == ("return", "own", 2)
+    assert found["strength"] == pytest.approx(0.1)
     matrix = np.array(found["matrix"]["mean"])
     assert matrix.shape == (4, 3)
     assert found["figures"]["average"]["mean"] == pytest.approx(matrix[3].mean())
@@ -38,6 +39,8 @@ def test_a_run_of_fame_is_judged_with_its_own_importances_unless_told_otherwise(
     assert found["figures"]["backward_transfer"]["mean"] == pytest.approx(transfer), "a return is better where greater"
     assert (run / "sequence.png").is_file()
     assert "forgetting" in capsys.readouterr().out
+    assert main(["sequence", str(run), "--tasks", "2", "--sequences", "2", "--steps", "1", "--label", "second"]) == 0
+    assert json.loads((run / "sequence-second.json").read_text())["tasks"] == 2
     assert sequenced(run, "--consolidate", "fisher", "--strength", "2")["strength"] == 2.0
 
 
@@ -46,6 +49,7 @@ def test_what_keeps_nothing_and_what_was_not_measured_are_refused(tmp_path: Path
         ("rl2", [], "rl2 learns by its memory, which no task changes"),
         ("oracle", [], "policies of oracle do not"),
         ("maml-trpo", ["--consolidate", "own"], "consolidate own needs a run that kept importances"),
+        ("reptile", ["--consolidate", "mas"], "importance of a policy must be one of fisher, empirical-fisher"),
     ):
         assert main(["sequence", str(trained(tmp_path, algorithm)), *flags]) != 0
         assert complaint in " ".join(capsys.readouterr().err.split())

@@ -12,10 +12,11 @@ from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.learners import FewShotLearner
 from metarl.few_shot.meta_learner import judge
 from metarl.few_shot.sequence_scores import draw_sequences, judge_sequences
-from metarl.few_shot.sequences import SequenceConfig, Sequencer, make_sequencer
+from metarl.few_shot.sequences import Sequencer, make_sequencer
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily, make_family
 from metarl.types import Meta
+from metarl.variants.sequences import SequenceConfig
 
 SEQUENCES, TASKS, STEPS = 5, 3, 4
 

@@ -17,7 +17,7 @@ from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.meta_learner import few_shot_data
-from metarl.few_shot.sequences import SequenceConfig, Sequencer, adapting, make_sequencer, pass_through
+from metarl.few_shot.sequences import Sequencer, adapting, make_sequencer, pass_through
 from metarl.inner.adapt import adapt
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily
@@ -25,6 +25,7 @@ from metarl.types import Examples, Meta, Params
 from metarl.variants.curiosity import Measure
 from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
 from metarl.variants.importance import label_noise
+from metarl.variants.sequences import SequenceConfig
 
 SEQUENCES, TASKS, STEPS, STEP_SIZE = 2, 3, 4, 0.05
 Held = tuple[list[Params], list[Examples]]
@@ -249,22 +250,3 @@ def test_learners_that_keep_nothing_of_a_task_are_refused(blobs, waves):
 def test_importances_that_a_run_does_not_have_are_refused(waves):
     with pytest.raises(ValueError, match="consolidate own needs a run that kept importances, as fame does"):
         sequencer_of(waves(), "maml", consolidate="own")
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"tasks": 1}, "must have at least 2 tasks, got 1"),
-        ({"steps": 0}, "steps on each task must be at least 1, got 0"),
-        ({"consolidate": "ewc"}, "consolidate must be one of none, own, own-fixed, fisher, .*, got 'ewc'"),
-        ({"consolidate": "mas", "strength": -0.5}, r"strength must be 0 or more and finite, got -0\.5"),
-        ({"consolidate": "mas", "strength": math.inf}, "strength must be 0 or more and finite, got inf"),
-        ({"consolidate": "mas", "strength": math.nan}, "strength must be 0 or more and finite, got nan"),
-        ({"consolidate": "none", "strength": 1.0}, r"nothing to be strong, got strength 1\.0; leave one out"),
-        ({"decay": 1.5}, r"decay must lie in \[0, 1\], .* got 1\.5"),
-        ({"decay": math.nan}, r"decay must lie in \[0, 1\], .* got nan"),
-    ],
-)
-def test_impossible_settings_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        SequenceConfig(**options)

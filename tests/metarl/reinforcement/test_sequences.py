@@ -23,10 +23,11 @@ from metarl.reinforcement.collecting import evaluate
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.curiosity_config import CuriosityConfig
 from metarl.reinforcement.meta_learner import initial_state
-from metarl.reinforcement.sequences import SequenceConfig, draw_sequences, judge_sequences, make_sequencer
+from metarl.reinforcement.sequences import draw_sequences, judge_sequences, make_sequencer
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream
+from metarl.variants.sequences import SequenceConfig
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
 CHEETAH: Any = metarl.make_family("half-cheetah-dir", balanced=True)
@@ -159,19 +160,3 @@ def test_importances_that_a_run_did_not_keep_are_refused():
     policy, state = initial_state(NAVIGATION, TINY)
     with pytest.raises(ValueError, match="consolidate own needs a run that kept importances"):
         make_sequencer(policy, state.meta, TINY, replace(SHORT, consolidate="own"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tasks": 1}, "a sequence must have at least 2 tasks, got 1"),
-        ({"steps": 0}, "steps on each task must be at least 1, got 0"),
-        ({"consolidate": "mas"}, "consolidate must be one of none, own, .*, got 'mas'"),
-        ({"strength": -1.0}, "strength must be 0 or more and finite, got -1.0"),
-        ({"consolidate": "none", "strength": 1.0}, "with consolidate none there is nothing to be strong"),
-        ({"decay": 1.5}, r"decay must lie in \[0, 1\], what is left of earlier importance, got 1.5"),
-    ],
-)
-def test_impossible_settings_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        SequenceConfig(**changes)
