@@ -118,11 +118,11 @@ class Row(NamedTuple):
 
 
 _NAIVE = Holding("none")
-_OWN = tuple(Holding("own", strength) for strength in (None, 1.0, 10.0, 100.0))
+_OWN = tuple(Holding("own", strength) for strength in (None, 1.0, 3.0, 10.0, 100.0))
 
 
 def _importance(measure: Consolidation) -> tuple[Holding, ...]:
-    return tuple(Holding(measure, strength) for strength in (1.0, 10.0, 100.0))
+    return tuple(Holding(measure, strength) for strength in (1.0, 3.0, 10.0, 100.0))
 
 
 ROWS: dict[str, Row] = {
