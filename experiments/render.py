@@ -16,7 +16,7 @@ from metarl.experiments.film import Film, Scene, check_drawable, write_video
 from metarl.experiments.kinds import REINFORCEMENT, kind_of_run
 from metarl.experiments.runs import Run, RunError, load_run
 from metarl.experiments.trajectories import Paths, draw_trajectories
-from metarl.reinforcement.algorithms import family_for, make_learner
+from metarl.reinforcement.algorithms import family_for, find_algorithm, make_learner
 from metarl.reinforcement.collecting import collect, evaluate
 from metarl.rollout.normalizer import Scaler, make_scaler
 from metarl.rollout.sample import EpisodeSeeds
@@ -120,7 +120,8 @@ def held_out_tasks(family: TaskFamily, count: int, seed: int) -> list[Task]:
 
 def _figure(run: Run, config: RenderConfig, path: Path) -> None:
     """Adapt to each goal and draw some of the very episodes that adaptation collected."""
-    train, steps = run.config.train, config.steps or 3
+    train = run.config.train
+    steps = (config.steps or 3) if find_algorithm(train.algorithm).adapts else 0
     family = family_for(train.algorithm, run.config.family)
     goals = held_out_tasks(family, config.tasks or 6, config.seed)
     learner = make_learner(
@@ -144,10 +145,12 @@ def _positions(rollouts: Rollouts, episodes: int, scaler: Scaler | None) -> np.n
 def _video(run: Run, config: RenderConfig, path: Path) -> None:
     check_drawable(run.config.family)
     steps = config.steps or 1
-    after = f"after {steps} gradient step{'s' if steps > 1 else ''}"
+    titles = "before adaptation", f"after {steps} gradient step{'s' if steps > 1 else ''}"
+    if not find_algorithm(run.config.train.algorithm).adapts:
+        titles = "does not adapt", "the same policy"
     scaler = make_scaler(run.state.meta.normalizer)
     family = family_for(run.config.train.algorithm, run.config.family)
-    film = Film(family, run.learner, scaler, ("before adaptation", after), config.height)
+    film = Film(family, run.learner, scaler, titles, config.height)
     write_video(film, _scenes(run, config, steps), path)
 
 
