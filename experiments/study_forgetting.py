@@ -282,7 +282,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
             axes.plot(x, y, "o-" if len(held) > 1 else "s", color=palette(number % 20), label=label, markersize=5)
         number += 1
     for axes, words in ((left, "right after it was learned"), (right, "at the end of the sequence")):
-        axes.set(xlabel=f"forgotten ({about.label})", ylabel=f"{about.label}, a task {words}")
+        axes.set(xlabel=f"forgotten, {about.label}", ylabel=f"{about.label}, a task {words}")
         axes.grid(alpha=0.25)
     right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path)
