@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.experiments import study_chain, study_estimators, study_first_order
+from metarl.experiments import study_chain, study_curiosity, study_estimators, study_first_order, study_forgetting
 from metarl.experiments.cli import COMMANDS, main
 from metarl.experiments.descent_presets import RATES
 from metarl.experiments.figure_tables import page
@@ -190,6 +190,19 @@ def test_the_page_on_estimators_has_the_figures_of_the_study():
     for name, found in content["rows"].items():
         cells = [f"{found[str(count)]['cosine']:.3f}" for count in content["episodes"]]
         assert "| " + " | ".join([name, *cells]) + " |" in cosines
+
+
+@pytest.mark.parametrize("family", ["sinusoid", "omniglot"])
+def test_the_page_of_sequences_has_the_table_of_the_study(family):
+    content = json.loads((ROOT / f"experiments/results/forgetting/{family}.json").read_text())
+    text = (DOCS / "sequences.md").read_text()
+    assert between(text, family, f"end of {family}") == study_forgetting.markdown(content)
+
+
+def test_the_page_of_curiosity_has_the_table_of_the_study():
+    content = json.loads((ROOT / "experiments/results/curiosity/omniglot.json").read_text())
+    text = (DOCS / "curiosity.md").read_text()
+    assert between(text, "curiosity", "end of curiosity") == study_curiosity.markdown(content)
 
 
 def test_every_few_shot_algorithm_stands_in_the_page():
