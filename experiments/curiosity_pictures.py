@@ -52,11 +52,17 @@ def draw_curiosity(family: FewShotFamily, learner: CuriousLearner, meta: Meta, t
 
 
 def mislabeled(family: FewShotFamily, tasks: np.ndarray) -> np.ndarray:
-    """Which support examples have the target of another class, ``[M, N]``; queries tell the class of each target."""
+    """Which support examples have the target of another class, ``[M, N]``.
+
+    Queries tell which target is whose; of a class that they do not show, or where a family gives no labels, no example
+    is called wrong.
+    """
     drawn = family.examples(tasks)
     wrong = np.zeros(drawn.support_targets.shape, dtype=bool)
+    if not drawn.query_labels.shape[1]:
+        return wrong
     for task in range(len(tasks)):
         classes = dict(zip(drawn.query_labels[task].tolist(), drawn.query_targets[task].tolist(), strict=True))
-        right = np.array([classes[label] for label in drawn.support_labels[task].tolist()])
-        wrong[task] = drawn.support_targets[task] != right
+        given = zip(drawn.support_labels[task].tolist(), drawn.support_targets[task].tolist(), strict=True)
+        wrong[task] = [classes.get(label, target) != target for label, target in given]
     return wrong

@@ -122,6 +122,8 @@ def multi_step_weights(steps: int, done: float) -> list[float]:
 
 
 def make_meta_sgd(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
+    """A learned step size for each number of the parameters."""
+
     def init_eta(theta: Params, generator: torch.Generator) -> Params:
         return {f"step_size/{name}": torch.full_like(value, config.inner.step_size) for name, value in theta.items()}
 
@@ -129,10 +131,12 @@ def make_meta_sgd(family: FewShotFamily, config: FewShotConfig) -> FewShotLearne
 
 
 def make_reptile(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
+    """Towards where adaptation ends."""
     return make_adapting(family, config, estimate=lambda learner, meta, data, iteration: reptile(learner, meta, data))
 
 
 def make_imaml(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
+    """A proximal inner loop with the implicit gradient of where it ended."""
     inner = config.inner
 
     def estimate(
@@ -153,6 +157,7 @@ def make_imaml(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
 
 
 def make_fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
+    """Gradient descent that is held by the importance of parameters for the tasks seen so far."""
     return FameLearner(
         make_adapting(family, config),
         config.elastic,
@@ -164,6 +169,7 @@ def make_fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
 
 
 def make_meta_lstm(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
+    """A recurrent network as the optimizer, whose feedback is a constant in the meta-gradient."""
     inner = config.inner
     return make_adapting(
         family,
@@ -197,6 +203,7 @@ def make_synaptic(family: FewShotFamily, config: FewShotConfig) -> FewShotLearne
 
 
 def make_pretrained(family: FewShotFamily, config: FewShotConfig) -> PretrainedLearner:
+    """One network for all tasks, with an output for each of training's classes; then gradient descent."""
     model = make_model(family, config, family.training_classes or None)
     return PretrainedLearner(model, make_adapting(family, config), family.training_classes, family.outputs)
 
@@ -204,6 +211,13 @@ def make_pretrained(family: FewShotFamily, config: FewShotConfig) -> PretrainedL
 def make_comparing(
     method: Callable[[Model, FewShotConfig, int], ComparingMethod], *, raw: bool = False
 ) -> Callable[[FewShotFamily, FewShotConfig], ComparingLearner]:
+    """A builder of learners that compare, from the method's own maker: ``(model, settings, ways)`` to the method.
+
+    Args:
+        method: makes it.
+        raw: compare pixels rather than the features of a network.
+    """
+
     def build(family: FewShotFamily, config: FewShotConfig) -> ComparingLearner:
         model = pixels(int(torch.Size(family.input_shape).numel())) if raw else make_model(family, config)
         return ComparingLearner(method(model, config, family.outputs), family.outputs, config.task_chunk)
@@ -212,6 +226,7 @@ def make_comparing(
 
 
 def make_neighbors_of_pretrained(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:
+    """Nearest neighbor in the features of a network pretrained on all classes."""
     pretrained = make_pretrained(family, config)
     compare = ComparingLearner(neighbors(pretrained.model), family.outputs, config.task_chunk)
     return PretrainedComparer(pretrained, compare)

@@ -19,7 +19,7 @@ from metarl.reinforcement.curiosity_config import CuriosityConfig
 from metarl.reinforcement.curious_episodes import EpisodeCuriosity
 from metarl.reinforcement.curious_transitions import TransitionCuriosity
 from metarl.reinforcement.curious_updates import Lesson, others
-from metarl.types import Meta, Params, Rollouts
+from metarl.types import Params, Rollouts
 
 
 class Curiosity(Shaping, Protocol):
@@ -34,18 +34,13 @@ class Curiosity(Shaping, Protocol):
         ...
 
     def learn(
-        self,
-        meta: Meta,
-        moments: Params,
-        learner: PolicyLearner,
-        support: Sequence[Rollouts],
-        generator: torch.Generator,
+        self, state: TrainState, learner: PolicyLearner, support: Sequence[Rollouts], generator: torch.Generator
     ) -> Lesson:
         """The module after a meta-iteration.
 
         Args:
-            meta: where the support was collected; its eta has the module's leaves among others.
-            moments: the optimizer's state, which has the module's among others.
+            state: in which the support was collected; eta and the optimizer's state have the module's leaves among
+                others.
             learner: that collected the support.
             support: of the meta-batch, a batch for each step.
             generator: of what is drawn.
@@ -77,7 +72,7 @@ def learn_beside(
     generator: torch.Generator,
 ) -> Update:
     """The outer update of ``without(state)`` with the module, which learned whether or not that was refused."""
-    lesson = curiosity.learn(state.meta, state.optimizer, learner, support, generator)
+    lesson = curiosity.learn(state, learner, support, generator)
     return found._replace(
         meta=found.meta._replace(eta=found.meta.eta | lesson.eta),
         optimizer=found.optimizer | lesson.moments,

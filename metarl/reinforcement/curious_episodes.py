@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.engine import TrainState
 from metarl.inner.adapt import Adaptation, inner_step, unadapted
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.policies.base import Policy
@@ -100,19 +101,14 @@ class EpisodeCuriosity(NamedTuple):
         return [_together(parts) for parts in zip(*several, strict=True)]
 
     def learn(
-        self,
-        meta: Meta,
-        moments: Params,
-        learner: PolicyLearner,
-        support: Sequence[Rollouts],
-        generator: torch.Generator,
+        self, state: TrainState, learner: PolicyLearner, support: Sequence[Rollouts], generator: torch.Generator
     ) -> Lesson:
         """See ``Curiosity.learn``: steps on what the inner steps did to the gradients of all episodes."""
         config = self.config
         metrics = _figures(support)
         if config.measure not in LEARNED:
             return Lesson({}, {}, metrics)
-        seen = self._seen(meta, learner, support)
+        seen = self._seen(state.meta, learner, support)
 
         def losses(at: Params) -> tuple[Tensor, Tensor]:
             pairs = [module.module_losses(at, step, joint=config.joint) for step in seen]
@@ -120,7 +116,7 @@ class EpisodeCuriosity(NamedTuple):
             return forward, inverse
 
         with single_threaded():
-            lesson = take_updates(own(meta.eta), own(moments), losses, config, config.updates)
+            lesson = take_updates(own(state.meta.eta), own(state.optimizer), losses, config, config.updates)
         return lesson._replace(metrics=lesson.metrics | metrics)
 
 

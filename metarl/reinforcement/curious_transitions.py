@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.engine import TrainState
 from metarl.inner.adapt import Adaptation
 from metarl.inner.policy_problem import PolicyLearner
 from metarl.processor import single_threaded
 from metarl.reinforcement.curiosity_config import CuriosityConfig
 from metarl.reinforcement.curious_updates import PREFIX, Lesson, first_moments, named, own, take_updates
-from metarl.types import Meta, Params, Rollouts
+from metarl.types import Params, Rollouts
 from metarl.variants import transition_curiosity as module
 from metarl.variants.transition_curiosity import Transitions
 
@@ -58,15 +59,10 @@ class TransitionCuriosity(NamedTuple):
         return batch
 
     def learn(
-        self,
-        meta: Meta,
-        moments: Params,
-        learner: PolicyLearner,
-        support: Sequence[Rollouts],
-        generator: torch.Generator,
+        self, state: TrainState, learner: PolicyLearner, support: Sequence[Rollouts], generator: torch.Generator
     ) -> Lesson:
         """See ``Curiosity.learn``: steps on transitions of the support, and moments of its surprises."""
-        params = own(meta.eta)
+        params = own(state.meta.eta)
         several = [module.transitions(batch) for batch in support]
         seen = Transitions(*(torch.cat(fields) for fields in zip(*several, strict=True)))
         count = len(seen.before)
@@ -81,7 +77,7 @@ class TransitionCuriosity(NamedTuple):
             bonus = module.bonuses(params, surprises, self.config.strength)
             counted = named(module.count_surprises(params, surprises))
             updates = self.config.updates if count else 0
-            lesson = take_updates(module.weights_of(params), own(moments), losses, self.config, updates)
+            lesson = take_updates(module.weights_of(params), own(state.optimizer), losses, self.config, updates)
         metrics = lesson.metrics | {f"{PREFIX}bonus_mean": float(bonus.mean()) if count else 0.0}
         return lesson._replace(eta=lesson.eta | counted, metrics=metrics)
 

@@ -41,6 +41,9 @@ def check_fisher(config: MetaTrainConfig) -> None:
 
 
 def by_trust_region(make_objective: Callable[[MetaTrainConfig], Objective]) -> Callable[[MetaTrainConfig], Outer]:
+    """As far as the trust region of ``config.outer`` lets the adapted policies change, for an objective made from the
+    settings."""
+
     def build(config: MetaTrainConfig) -> Outer:
         check_fisher(config)
         objective = make_objective(config)

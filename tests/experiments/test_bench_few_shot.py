@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from metarl.experiments.bench_few_shot import PROBLEMS, FewShotBench, GradientsDiffer, differences, run_few_shot_bench
+from metarl.variants.importance import MEASURED
 
 
 def console() -> Console:
@@ -61,3 +62,29 @@ def test_every_contender_is_timed_in_every_repetition_and_the_report_is_written(
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="inner_steps must be at least 1"):
         FewShotBench(problem="sinusoid", inner_steps=0)
+
+
+@pytest.mark.parametrize("problem", ["sinusoid", "omniglot"])
+def test_what_variants_cost_is_a_ratio_to_a_backward_pass_or_to_maml(problem, tmp_path):
+    out = console()
+    config = FewShotBench(
+        problem=problem,
+        tasks=2,
+        inner_steps=1,
+        repeats=1,
+        libraries=False,
+        variants=True,
+        json_file=tmp_path / "f.json",
+    )
+    found = run_few_shot_bench(config, out)["variants"]
+    assert set(found) == {
+        "gradients of single examples",
+        *(f"importance: {name}" for name in MEASURED),
+        "fame",
+        "maml, curious by the last layer",
+        "fame, curious by the last layer",
+        "maml, curious by whole gradients",
+    }
+    assert all(figure["median"] > 0.0 for figure in found.values())
+    assert json.loads((tmp_path / "f.json").read_text())["variants"] == found
+    assert "importance: fisher" in out.file.getvalue()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.envs import Boolean, Sinusoid
 from metarl.experiments.cli import main
+from metarl.experiments.curiosity_pictures import mislabeled
 from metarl.experiments.few_shot_pictures import CURVE_POINTS, draw_tasks, drawable, with_curve
 from metarl.tasks import make_family
 from metarl.types import Examples, Meta
@@ -131,6 +132,47 @@ def test_tensorboard_has_scores_and_pictures_of_held_out_tasks(few_shot: Path, r
         assert {f"{main_score}/training_tasks", f"{main_score}/held_out_tasks"} <= set(tags)
         if tag == "predictions":
             assert {"loss/training_tasks", "loss/held_out_tasks"} <= set(tags)
+
+
+def test_tensorboard_shows_what_a_curious_run_looks_at(shapes: None, tmp_path: Path):
+    flags = ["--net.form", "mlp", "--net.hidden", "8", "--iterations", "2", "--held-out-every", "1", "--log-every", "1"]
+    flags += ["--meta-batch-size", "2", "--held-out-tasks", "2", "--curiosity", "gradient"]
+    assert main(["train", "test-shapes", "--runs", str(tmp_path), "--name", "curious", *flags]) == 0
+    events = EventAccumulator(str(tmp_path / "curious" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert [shown.step for shown in events.Images("curiosity")] == [1, 2]
+    with Image.open(io.BytesIO(events.Images("curiosity")[0].encoded_image_string)) as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
+    assert {"curiosity/forward_loss", "curiosity/inverse_loss"} <= set(events.Tags()["scalars"])
+
+
+def test_only_examples_with_the_target_of_another_class_are_mislabeled(shapes: None):
+    family = make_family("test-shapes", shots=2)
+    tasks = family.sample_test(np.random.default_rng(0), 2)
+    assert not mislabeled(family, tasks).any()
+
+    class Wrong:
+        """The same with the first target of each task exchanged."""
+
+        def examples(self, tasks):
+            drawn = family.examples(tasks)
+            targets = drawn.support_targets.copy()
+            targets[:, 0] = 2
+            return drawn._replace(support_targets=targets)
+
+    expected = np.zeros((2, 6), dtype=bool)
+    expected[:, 0] = True
+    assert (mislabeled(Wrong(), tasks) == expected).all()  # type: ignore[arg-type]
+    unlabeled = family.examples(tasks)
+    empty = np.empty((2, 0), dtype=np.int64)
+
+    class Unlabeled:
+        """Targets alone, as a family of a user's may give them."""
+
+        def examples(self, tasks):
+            return unlabeled._replace(support_labels=empty, query_labels=empty)
+
+    assert not mislabeled(Unlabeled(), tasks).any()  # type: ignore[arg-type]
 
 
 def test_where_iterations_are_fast_most_looks_at_held_out_tasks_are_not_drawn(tmp_path: Path):

@@ -151,7 +151,7 @@ def test_updates_that_are_not_finite_are_left_out_and_counted():
     data, *_ = collect(NAVIGATION, learner, state.meta, tasks, TINY.rollout, seeds, Clock())
     batch = data.support[0]._replace(observations=data.support[0].observations * 1e30)
     drawing = torch.Generator().manual_seed(0)
-    eta, moments, metrics = curiosity.learn(state.meta, state.optimizer, learner, [batch], drawing)
+    eta, moments, metrics = curiosity.learn(state, learner, [batch], drawing)
     assert metrics["curiosity/updates_left_out"] == 3.0
     assert_close(eta, state.meta.eta, rtol=0.0, atol=0.0)
     assert_close(moments, state.optimizer, rtol=0.0, atol=0.0)
@@ -219,10 +219,10 @@ def test_the_modules_forward_error_falls_on_tasks_that_come_again():
     config = replace(GRADIENT.curiosity, updates=100, learning_rate=0.01)
     curiosity, learner, data = make_curiosity(policy, config), make_learner(policy, GRADIENT), support_of(GRADIENT)
     losses = []
-    meta, moments = state.meta, state.optimizer
     for _ in range(3):
-        lesson = curiosity.learn(meta, moments, learner, data.support, torch.Generator().manual_seed(0))
-        meta, moments = meta._replace(eta=meta.eta | lesson.eta), moments | lesson.moments
+        lesson = curiosity.learn(state, learner, data.support, torch.Generator().manual_seed(0))
+        meta = state.meta._replace(eta=state.meta.eta | lesson.eta)
+        state = state._replace(meta=meta, optimizer=state.optimizer | lesson.moments)
         losses.append(lesson.metrics["curiosity/forward_loss"])
     assert losses[-1] < 0.5 * losses[0]
 
