@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.experiments import study_chain, study_curiosity, study_estimators, study_first_order, study_forgetting
+from metarl.experiments import forgetting_tables, study_chain, study_curiosity, study_estimators, study_first_order
 from metarl.experiments.cli import COMMANDS, main
 from metarl.experiments.descent_presets import RATES
 from metarl.experiments.figure_tables import page
@@ -196,7 +196,7 @@ def test_the_page_on_estimators_has_the_figures_of_the_study():
 def test_the_page_of_sequences_has_the_table_of_the_study(family):
     content = json.loads((ROOT / f"experiments/results/forgetting/{family}.json").read_text())
     text = (DOCS / "sequences.md").read_text()
-    assert between(text, family, f"end of {family}") == study_forgetting.markdown(content)
+    assert between(text, family, f"end of {family}") == forgetting_tables.markdown(content)
 
 
 def test_the_page_of_curiosity_has_the_table_of_the_study():

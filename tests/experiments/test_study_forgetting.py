@@ -1,4 +1,4 @@
-"""The study of forgetting makes each run once, and its table is of what was made."""
+"""The study of forgetting makes each run once, of examples and of policies."""
 
 from __future__ import annotations
 
@@ -6,34 +6,43 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from metarl.experiments import study_forgetting
-from metarl.experiments.study_forgetting import ROWS, SETTINGS, Holding, main, markdown, over_seeds, run_config
+from metarl.experiments.forgetting_settings import SETTINGS, Setting
+from metarl.experiments.study_forgetting import main
+
+
+def shortened(
+    setting: Setting, learners: tuple[str, ...], tasks: int, iterations: int = 2, **changes: object
+) -> Setting:
+    """A few iterations of ``learners``, with two ways to hold each."""
+
+    def configure(algorithm: str):
+        config = setting.configure(algorithm)
+        return replace(config, train=replace(config.train, iterations=iterations, held_out_every=0, **changes))
+
+    rows = {name: setting.rows[name]._replace(holdings=setting.rows[name].holdings[:2]) for name in learners}
+    pictured = tuple((name, rows[name].holdings[0]) for name in learners)
+    return setting._replace(rows=rows, configure=configure, sequences=3, tasks=tasks, pictured=pictured)
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two iterations, three tasks, two learners' holdings cut to one or two."""
-    train = replace(SETTINGS["sinusoid"].train, iterations=2, held_out_every=0)
-    setting = SETTINGS["sinusoid"]._replace(train=train, others={}, sequences=3, tasks=3)
-    monkeypatch.setitem(SETTINGS, "sinusoid", setting)
-    for name in ("maml", "fame"):
-        monkeypatch.setitem(ROWS, name, ROWS[name]._replace(holdings=ROWS[name].holdings[:2]))
+    """Sinusoids, cut short."""
+    monkeypatch.setitem(SETTINGS, "sinusoid", shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3))
 
 
-def study(folder: Path, monkeypatch: pytest.MonkeyPatch, *seeds: str) -> dict:
-    arguments = ["sinusoid", "--seeds", *seeds, "--learners", "maml", "fame"]
+def study(folder: Path, monkeypatch: pytest.MonkeyPatch, family: str = "sinusoid", *options: str) -> dict:
     folders = ["--runs", str(folder / "runs"), "--output", str(folder / "out")]
-    monkeypatch.setattr("sys.argv", ["study", *arguments, *folders])
+    monkeypatch.setattr("sys.argv", ["study", family, "--seeds", "1", *folders, *options])
     main()
-    return json.loads((folder / "out" / "sinusoid.json").read_text())
+    return json.loads((folder / "out" / f"{family}.json").read_text())
 
 
 def test_what_is_made_is_kept_drawn_and_not_made_again(tmp_path, few, monkeypatch):
-    first = study(tmp_path, monkeypatch, "1")
+    first = study(tmp_path, monkeypatch)
     assert [(run["learner"], run["consolidate"], run["strength"]) for run in first["runs"]] == [
         ("maml", "none", None),
         ("maml", "fisher", 1.0),
@@ -45,42 +54,55 @@ def test_what_is_made_is_kept_drawn_and_not_made_again(tmp_path, few, monkeypatc
         assert picture.size[0] > 500
     assert (tmp_path / "out" / "sinusoid-maml.png").is_file()
     monkeypatch.setattr(study_forgetting, "_trained", None)  # nothing is trained a second time
-    assert study(tmp_path, monkeypatch, "1")["runs"] == first["runs"]
+    assert study(tmp_path, monkeypatch)["runs"] == first["runs"]
+
+
+def test_policies_are_trained_and_judged_by_their_returns(tmp_path, monkeypatch):
+    navigation = SETTINGS["navigation-2d"]
+    short = shortened(navigation, ("maml-trpo", "fame"), tasks=2, iterations=1, meta_batch_size=2)
+    monkeypatch.setitem(SETTINGS, "navigation-2d", short._replace(episodes=2, steps=1))
+    found = study(tmp_path, monkeypatch, "navigation-2d")
+    assert [(run["learner"], run["consolidate"], run["in_force"]) for run in found["runs"]] == [
+        ("maml-trpo", "none", 0.0),
+        ("maml-trpo", "fisher", 0.1),
+        ("fame", "none", 0.0),
+        ("fame", "own", pytest.approx(0.1)),
+    ]
+    assert {run["score"] for run in found["runs"]} == {"return"}
+    assert all(-200.0 < run["alone"]["mean"] < 0.0 for run in found["runs"])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "navigation-2d.png",
+        "navigation-2d-maml-trpo.png",
+        "navigation-2d-fame.png",
+    }
 
 
 def test_a_run_with_other_settings_is_not_taken_for_the_studys(tmp_path, few, monkeypatch):
-    study(tmp_path, monkeypatch, "1")
+    study(tmp_path, monkeypatch)
     (tmp_path / "out" / "sinusoid.json").unlink()
-    changed = replace(SETTINGS["sinusoid"].train, iterations=3)
-    monkeypatch.setitem(SETTINGS, "sinusoid", SETTINGS["sinusoid"]._replace(train=changed))
+    longer = shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3, iterations=3)
+    monkeypatch.setitem(SETTINGS, "sinusoid", longer)
     with pytest.raises(SystemExit, match="has other settings than the study"):
-        study(tmp_path, monkeypatch, "1")
+        study(tmp_path, monkeypatch)
 
 
-def test_the_table_has_means_over_seeds_of_what_is_there():
-    run = {"learner": "maml", "consolidate": "none", "strength": None, "score": "accuracy"}
-    runs = [
-        run | {"seed": seed, "alone": {"mean": alone}, "figures": {name: {"mean": 0.5} for name in FIGURES}}
-        for seed, alone in ((1, 0.90), (2, 0.94))
-    ]
-    content = {"runs": runs}
-    assert over_seeds(content, "maml", Holding("none"), "alone") == pytest.approx([0.90, 0.94])
-    lines = markdown(content).splitlines()
-    assert len(lines) == 3
-    half = 12.706 * np.std([0.90, 0.94], ddof=1) / 2**0.5
-    assert lines[2].startswith(f"| maml | nothing |  | 2 | 92.00 ± {100 * half:.2f} % | 50.00 ± 0.00 % |")
+def test_a_run_that_was_stopped_is_not_judged_and_goes_on_with_the_same_command(tmp_path, few, monkeypatch):
+    start = study_forgetting.training.start
 
+    def stopped(config, directory, console):
+        start(replace(config, minutes=1e-9), directory, console)  # after the first iteration, as by Ctrl-C
+        written = json.loads((directory / "config.json").read_text()) | {"minutes": None}
+        (directory / "config.json").write_text(json.dumps(written))
 
-FIGURES = ("learning", "average", "forgetting")
-
-
-def test_every_learner_of_the_study_can_be_trained_on_both_families():
-    for family in SETTINGS:
-        for name, row in ROWS.items():
-            config = run_config(family, name, 3)
-            assert (config.train.algorithm, config.train.seed) == (row.algorithm, 3)
+    monkeypatch.setattr(study_forgetting.training, "start", stopped)
+    with pytest.raises(SystemExit, match="was stopped before its end; the same command goes on with it"):
+        study(tmp_path, monkeypatch, "sinusoid", "--learners", "maml")
+    assert not (tmp_path / "out").exists()
+    assert len(study(tmp_path, monkeypatch, "sinusoid", "--learners", "maml")["runs"]) == 2
 
 
 def test_an_unknown_learner_is_refused():
     with pytest.raises(ValueError, match=r"learners must be some of pretrain, maml, .* got mamml"):
         study_forgetting.Study(family_name="sinusoid", learners=("mamml",))
+    with pytest.raises(ValueError, match=r"learners must be some of pretrain, maml-trpo, .* got maml"):
+        study_forgetting.Study(family_name="navigation-2d", learners=("maml",))
