@@ -13,7 +13,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from metarl.envs.checks import BoolArray, FloatArray, Tasks, check_actions, check_choice, check_count, task_rows
+from metarl.envs.checks import (
+    BoolArray,
+    FloatArray,
+    Tasks,
+    check_actions,
+    check_choice,
+    check_count,
+    check_positive,
+    task_rows,
+)
 from metarl.envs.drawing import draw_path
 from metarl.tasks import register
 
@@ -37,17 +46,18 @@ class Moves(NamedTuple):
     finite: BoolArray
 
 
-def move(positions: FloatArray, goals: FloatArray, actions: FloatArray) -> Moves:
+def move(positions: FloatArray, goals: FloatArray, actions: FloatArray, radius: float | None = None) -> Moves:
     """Move N points; the same for the single and the vector environment.
 
     Args:
         positions: where they are ``[N, 2]`` (m).
         goals: where they should go ``[N, 2]`` (m).
         actions: wanted moves ``[N, 2]`` (m), clipped to ``LARGEST_MOVE``. A point whose action is not finite stays.
+        radius: see ``Navigation2D`` (m).
 
     Returns:
-        New positions; rewards, minus the distance to the goal after the move (0 if the action was not finite); whether
-        the goal is reached; whether the action was finite.
+        New positions; rewards, of the distance to the goal after the move (0 if the action was not finite): minus it,
+        or 1 minus it within ``radius`` and 0 beyond; whether the goal is reached; whether the action was finite.
     """
     steps = np.clip(actions, -LARGEST_MOVE, LARGEST_MOVE)
     finite = np.isfinite(actions[:, 0]) & np.isfinite(actions[:, 1])
@@ -56,9 +66,27 @@ def move(positions: FloatArray, goals: FloatArray, actions: FloatArray) -> Moves
     positions = positions + steps
     apart = positions - goals
     x, y = apart[:, 0], apart[:, 1]
-    rewards = np.where(finite, -np.sqrt(x * x + y * y), 0.0)
+    distances = np.sqrt(x * x + y * y)
+    near = -distances if radius is None else np.where(distances <= radius, 1.0 - distances, 0.0)
+    rewards = np.where(finite, near, 0.0)
     reached = (np.abs(x) < TOLERANCE) & (np.abs(y) < TOLERANCE) & finite
     return Moves(positions, rewards, reached, finite)
+
+
+def check_radius(radius: float | None, *, terminate: bool) -> None:
+    """That rewards are given where they can be collected.
+
+    Raises:
+        ValueError: if not.
+    """
+    if radius is None:
+        return
+    check_positive("radius", radius, "m")
+    if terminate:
+        raise ValueError(
+            "with a radius every step near the goal is rewarded, so that reaching it must not end the episode; "
+            f"set terminate to False, got radius {radius} and terminate {terminate}"
+        )
 
 
 def position_space() -> spaces.Box[np.float32]:
@@ -80,6 +108,7 @@ class Navigation2DEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     Args:
         goal: x and y of the goal (m).
         terminate: whether reaching the goal ends the episode.
+        radius: see ``Navigation2D`` (m).
         render_mode: None or "rgb_array", a drawing of start, path and goal.
         width: of pictures (pixels).
         height: of pictures (pixels).
@@ -92,6 +121,7 @@ class Navigation2DEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         goal: Sequence[float] | FloatArray = (0.3, 0.3),
         *,
         terminate: bool = True,
+        radius: float | None = None,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,
@@ -99,9 +129,11 @@ class Navigation2DEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         check_choice("render_mode", render_mode, (None, "rgb_array"))
         check_count("width", width, 1)
         check_count("height", height, 1)
+        check_radius(radius, terminate=terminate)
         self.render_mode = render_mode
         self.goal = task_rows([goal], 2, "x and y of the goal in m")[0]
         self.terminate = terminate
+        self.radius = radius
         self.action_space = move_space()
         self.observation_space = position_space()
         self._size = (width, height)
@@ -118,7 +150,7 @@ class Navigation2DEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     def step(self, action: NDArray[np.float32]) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """Move by ``action`` ``[2]`` (m)."""
         wanted = check_actions(action, (2,))[None]
-        positions, rewards, reached, finite = move(self._path[-1][None], self.goal[None], wanted)
+        positions, rewards, reached, finite = move(self._path[-1][None], self.goal[None], wanted, self.radius)
         self._path.append(positions[0])
         terminated = self.terminate and bool(reached[0])
         diverged = not bool(finite[0])
@@ -140,12 +172,15 @@ class Navigation2DVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray
     Args:
         goals: x and y of each row's goal ``[N, 2]`` (m).
         terminate: whether reaching the goal ends the episode.
+        radius: see ``Navigation2D`` (m).
     """
 
-    def __init__(self, goals: FloatArray, *, terminate: bool = True) -> None:
+    def __init__(self, goals: FloatArray, *, terminate: bool = True, radius: float | None = None) -> None:
+        check_radius(radius, terminate=terminate)
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         self.goals = goals
         self.terminate = terminate
+        self.radius = radius
         self.num_envs = len(goals)
         self.single_action_space = move_space()
         self.single_observation_space = position_space()
@@ -169,7 +204,7 @@ class Navigation2DVectorEnv(VectorEnv[Observations, NDArray[np.float32], NDArray
     ) -> tuple[Observations, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Move each point that is not over by its row of ``actions`` ``[N, 2]`` (m)."""
         wanted = check_actions(actions, self._positions.shape)
-        positions, rewards, reached, finite = move(self._positions, self.goals, wanted)
+        positions, rewards, reached, finite = move(self._positions, self.goals, wanted, self.radius)
         over = self._terminated | self._diverged
         if over.any():
             positions[over] = self._positions[over]
@@ -191,7 +226,8 @@ class Navigation2D:
     with "corners" one of the four corners of that square (ProMP: 2), with "half-circle" on the upper half of the circle
     of radius ``extent`` about the start, at an angle U[0, pi] (PEARL: 1).
 
-    Reward: minus the Euclidean distance to the goal after the move (m). No control cost.
+    Reward: minus the Euclidean distance to the goal after the move (m); or, with ``radius``, 1 minus it within that
+    distance and 0 beyond (PEARL's sparse reward). No control cost.
 
     Action: the move along x and y, each clipped to [-0.1, 0.1] m.
 
@@ -218,11 +254,15 @@ class Navigation2D:
     """Half the side of the square, or the radius of the half-circle (m)."""
     terminate: bool = True
     """Whether reaching the goal ends the episode."""
+    radius: float | None = None
+    """Reward nothing farther than this from the goal (m; PEARL: 0.2, without ``terminate``); None for the distance
+    everywhere."""
 
     def __post_init__(self) -> None:
         check_choice("goals", self.goals, ("square", "corners", "half-circle"))
         if not (np.isfinite(self.extent) and self.extent > 0):
             raise ValueError(f"extent must be finite and positive (m); got {self.extent!r}; MAML has 0.5")
+        check_radius(self.radius, terminate=self.terminate)
 
     def sample(self, rng: np.random.Generator, count: int) -> Tasks:
         """Goals ``[count, 2]`` (m)."""
@@ -249,13 +289,13 @@ class Navigation2D:
 
     def make_env(self, task: FloatArray, *, render_mode: str | None = None) -> Navigation2DEnv:
         """The environment of one task ``[2]``."""
-        return Navigation2DEnv(task, terminate=self.terminate, render_mode=render_mode)
+        return Navigation2DEnv(task, terminate=self.terminate, radius=self.radius, render_mode=render_mode)
 
     def make_vec(self, tasks: Tasks, episodes: int) -> Navigation2DVectorEnv:
         """``episodes`` environments next to each other for each of ``tasks`` ``[M, 2]``."""
         check_count("episodes", episodes, 1)
         goals = np.repeat(task_rows(tasks, 2, "x and y of the goal in m"), episodes, axis=0)
-        return Navigation2DVectorEnv(goals, terminate=self.terminate)
+        return Navigation2DVectorEnv(goals, terminate=self.terminate, radius=self.radius)
 
     def describe(self, task: FloatArray) -> str:
         """The task in words."""

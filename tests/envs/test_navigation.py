@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from metarl.envs import Navigation2D, Navigation2DEnv
-from metarl.envs.navigation import move
+from metarl.envs.navigation import Navigation2DVectorEnv, move
 
 
 def test_reward_is_minus_the_distance_after_the_move():
@@ -20,6 +20,23 @@ def test_reward_is_minus_the_distance_after_the_move():
     assert observation.dtype == np.float32
     assert reward == pytest.approx(-0.5)
     assert (terminated, truncated, info) == (False, False, {"diverged": False})
+
+
+def test_with_a_radius_only_points_near_the_goal_are_rewarded():
+    """After the move 0.15, 0.05 and 0.25 m remain; PEARL's radius is 0.2 m."""
+    goals = np.array([[0.25, 0.0], [0.1, 0.05], [0.35, 0.0]])
+    family = Navigation2D(radius=0.2, terminate=False)
+    many = family.make_vec(goals, 1)
+    many.reset(seed=0)
+    actions = np.tile([0.1, 0.0], (3, 1))
+    rewards = many.step(actions)[1]
+    assert rewards == pytest.approx([0.85, 0.95, 0.0])
+    for goal, action, expected in zip(goals, actions, rewards, strict=True):
+        single = family.make_env(goal)
+        single.reset(seed=0)
+        assert single.step(action)[1] == expected
+    actions[0] = np.nan
+    assert many.step(actions)[1][0] == 0.0
 
 
 def test_each_component_of_a_move_is_clipped():
@@ -122,6 +139,11 @@ def test_task_is_described_in_words():
 def test_impossible_values_are_refused():
     with pytest.raises(ValueError, match="extent must be finite and positive"):
         Navigation2D(extent=0.0)
+    with pytest.raises(ValueError, match=r"radius must be finite and positive \(m\); got -0.2"):
+        Navigation2D(radius=-0.2, terminate=False)
+    for make in (Navigation2D, Navigation2DEnv, lambda **options: Navigation2DVectorEnv(np.zeros((1, 2)), **options)):
+        with pytest.raises(ValueError, match=r"set terminate to False, got radius 0.2 and terminate True"):
+            make(radius=0.2)
     with pytest.raises(ValueError, match="goals must be one of 'square', 'corners', 'half-circle'; got 'ring'"):
         Navigation2D(goals="ring")
     with pytest.raises(ValueError, match=r"must be finite \(x and y of the goal in m\); got \[nan, 0.0\]"):
