@@ -129,7 +129,8 @@ def _prepare_few_shot(config: Any) -> tuple[Any, TrainState]:
     learner = make_learner(config.family, config.train)
     meta = learner.init(torch_generator(config.train.seed, Stream.INITIALIZATION))
     device = torch.device(config.train.device)
-    meta = meta._replace(theta=to_device(meta.theta, device), eta=to_device(meta.eta, device))
+    theta, eta, held = (to_device(each, device) for each in (meta.theta, meta.eta, meta.elastic))
+    meta = meta._replace(theta=theta, eta=eta, elastic=held)
     return learner, TrainState(meta, initial_moments(meta, config.train.outer), 0, 0, 0, 0)
 
 

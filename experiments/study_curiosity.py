@@ -9,7 +9,6 @@ again. ``docs/curiosity.md`` reads the results.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,8 @@ from metarl.experiments.config import RunConfig
 from metarl.experiments.curiosity_pictures import draw_curiosity, mislabeled
 from metarl.experiments.few_shot_scores import mean_and_interval, score_text
 from metarl.experiments.kinds import kind_of
-from metarl.experiments.measure import machine
 from metarl.experiments.runs import write_json
+from metarl.experiments.study_file import open_study
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
 from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.curious import CuriousLearner
@@ -106,8 +105,7 @@ def main() -> None:
     """Make the runs that are missing, then the table."""
     study, console = tyro.cli(Study), Console()
     path = study.output / "omniglot.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    content |= {"machine": machine(), "iterations": TRAIN.iterations, "test_tasks": TEST_TASKS, "steps": STEPS}
+    content = open_study(path, {"iterations": TRAIN.iterations, "test_tasks": TEST_TASKS, "steps": STEPS})
     for seed in study.seeds:
         for setting in SETTINGS:
             for way in study.ways:
@@ -160,8 +158,13 @@ def _looked_at(
 
 def over_seeds(content: dict[str, Any], way: str, setting: str, figure: str) -> np.ndarray:
     """A figure of each seed, in the order of the seeds."""
-    runs = [run for run in content["runs"] if (run["way"], run["setting"]) == (way, setting)]
-    return np.array([run[figure] for run in sorted(runs, key=lambda run: int(run["seed"]))], dtype=float)
+    return np.array([run[figure] for run in _runs(content, way, setting).values()], dtype=float)
+
+
+def _runs(content: dict[str, Any], way: str, setting: str) -> dict[int, dict[str, Any]]:
+    """By their seeds, in order."""
+    found = {run["seed"]: run for run in content["runs"] if (run["way"], run["setting"]) == (way, setting)}
+    return dict(sorted(found.items()))
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -169,13 +172,14 @@ def markdown(content: dict[str, Any]) -> str:
     head = ("support", "weighted by", "seeds", "accuracy", "against none", "weight of mislabeled", "rank like the norm")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for setting in SETTINGS:
-        none = over_seeds(content, "none", setting, "accuracy")
+        none = _runs(content, "none", setting)
         for way in WAYS:
             accuracy = over_seeds(content, way, setting, "accuracy")
             if not len(accuracy):
                 continue
-            count = min(len(accuracy), len(none))
-            against = "" if way == "none" else _points(accuracy[:count] - none[:count])
+            pairs = [(run, none[seed]) for seed, run in _runs(content, way, setting).items() if seed in none]
+            apart = np.array([run["accuracy"] - other["accuracy"] for run, other in pairs])
+            against = "" if way == "none" else _points(apart)
             wrong, alike = (over_seeds(content, way, setting, each) for each in Judged._fields[1:])
             cells = [
                 score_text("accuracy", *mean_and_interval(accuracy)),
@@ -188,7 +192,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def _points(differences: np.ndarray) -> str:
-    mean, half = mean_and_interval(100.0 * differences)
+    mean, half = mean_and_interval(100.0 * differences) if len(differences) else (None, None)
     return "" if mean is None else f"{mean:+.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 

@@ -11,7 +11,7 @@ it. What is in the output file already is not made again. ``docs/sequences.md`` 
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +23,12 @@ import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments import train as training
 from metarl.experiments.forgetting_settings import SETTINGS, FamilyName, Holding, Setting, run_config
 from metarl.experiments.forgetting_tables import draw, draw_matrices, key, markdown
-from metarl.experiments.measure import machine
 from metarl.experiments.runs import CONFIG, Run, load_config, load_run, write_json
 from metarl.experiments.sequence import SequenceRunConfig
 from metarl.experiments.sequence import summarize as summarize_examples
 from metarl.experiments.sequence_policy import PolicySequenceRunConfig
 from metarl.experiments.sequence_policy import summarize as summarize_policies
+from metarl.experiments.study_file import open_study
 from metarl.variants.sequences import SequenceConfig
 
 
@@ -59,8 +59,7 @@ def main() -> None:
     study, console = tyro.cli(Study), Console()
     setting = SETTINGS[study.family_name]
     path = study.output / f"{study.family_name}.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    content |= {"machine": machine(), "setting": _described(study.family_name)}
+    content = open_study(path, _described(study.family_name))
     for seed in study.seeds:
         for name in study.learners or setting.rows:
             missing = [each for each in setting.rows[name].holdings if not _known(content, name, seed, each)]
@@ -108,14 +107,14 @@ def _judged(setting: Setting, run: Run, name: str, seed: int, holding: Holding) 
     else:
         options = PolicySequenceRunConfig(protocol=protocol, sequences=setting.sequences, episodes=setting.episodes)
         found = summarize_policies(run, options)
-    kept = ("score", "figures", "alone", "matrix", "diverged", "date")
+    kept = ("score", "steps", "figures", "alone", "matrix", "diverged", "date")
     return key(name, seed, holding) | {"in_force": found["strength"]} | {each: found[each] for each in kept}
 
 
 def _described(family_name: FamilyName) -> dict[str, Any]:
     setting = SETTINGS[family_name]
-    config = setting.configure("fame")
-    family, train = config.family, config.train
+    runs = {name: run_config(setting, name, 1) for name in setting.rows}
+    family, train = runs["fame"].family, runs["fame"].train
     return {
         "family": family_name,
         "iterations": train.iterations,
@@ -125,6 +124,17 @@ def _described(family_name: FamilyName) -> dict[str, Any]:
         "tasks": setting.tasks,
         "shots": setting.episodes or family.shots,
         "ways": getattr(family, "ways", None),
+        "training": {name: _in_short(run.train) for name, run in runs.items()},
+    }
+
+
+def _in_short(train: Any) -> dict[str, Any]:
+    return {
+        "iterations": train.iterations,
+        "meta_batch_size": train.meta_batch_size,
+        "steps": train.inner.steps,
+        "step_size": train.inner.step_size,
+        "elastic": dataclasses.asdict(train.elastic),
     }
 
 

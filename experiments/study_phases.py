@@ -10,7 +10,6 @@ made again. ``docs/algorithms/fame.md`` reads the results.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from metarl.engine import TrainState, meta_train
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_scores import mean_and_interval, score_text
 from metarl.experiments.kinds import FEW_SHOT
-from metarl.experiments.measure import machine
 from metarl.experiments.runs import write_json
+from metarl.experiments.study_file import open_study
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig
 from metarl.few_shot.meta_learner import FewShotLearner, FewShotMetaLearner, judge
 from metarl.processor import single_threaded
@@ -60,8 +59,7 @@ def main() -> None:
     """Make the runs that are missing, then the table."""
     study, console = tyro.cli(Study), Console()
     path = study.output / "phases.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    content |= {"machine": machine(), "iterations": ITERATIONS, "test_tasks": TEST_TASKS, "steps": TRAIN.inner.steps}
+    content = open_study(path, {"iterations": ITERATIONS, "test_tasks": TEST_TASKS, "steps": TRAIN.inner.steps})
     for seed in study.seeds:
         for strength in STRENGTHS:
             key = {"strength": strength, "seed": seed}

@@ -72,6 +72,7 @@ class FameLearner(NamedTuple):
         """See ``FewShotLearner.meta_gradient``; and the importances after these tasks."""
         if not meta.elastic:
             return self.base.meta_gradient(meta, data, iteration)
+        meta = self._anchored(meta, iteration)
         held = self.held(meta)
         learner, model = held.inner(held.steps), self.base.problem.model
         support = data.support[0]
@@ -102,6 +103,13 @@ class FameLearner(NamedTuple):
         """See ``FewShotLearner.predict``."""
         return self.held(meta).predict(meta, support, inputs, steps=steps, transductive=transductive)
 
+    def _anchored(self, meta: Meta, iteration: int) -> Meta:
+        """The same with the anchor here, where a phase begins."""
+        if not self.config.phase or iteration % self.config.phase:
+            return meta
+        anchor = {f"{_ANCHOR}{name}": value for name, value in meta.theta.items()}
+        return meta._replace(elastic=meta.elastic | anchor)
+
     def _pull(self, meta: Meta, name: str) -> Tensor | float:
         """Of the outer loop, towards the end of earlier phases."""
         if not self.config.phase:
@@ -113,7 +121,6 @@ class FameLearner(NamedTuple):
         """What is held after this iteration."""
         held = remember(meta, measured, self.config, iteration=iteration, iterations=self.iterations)
         if self.config.phase and (iteration + 1) % self.config.phase == 0:
-            held |= {f"{_ANCHOR}{name}": value for name, value in meta.theta.items()}
             running = importance_of(held)
             held |= {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}
         return held

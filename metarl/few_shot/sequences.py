@@ -46,7 +46,11 @@ class Sequencer(NamedTuple):
 
     def held_by(self, importance: Params) -> SupervisedLearner:
         """The inner loop on one task; importances have leaves ``[M, ...]``, or there are none."""
-        held = hold(self.learner, importance, self.strength, self.step_size) if importance else self.learner
+        if not importance:
+            return self.learner.inner(self.steps)
+        held = hold(self.learner, importance, self.strength, self.step_size)
+        if isinstance(held.problem, CuriousProblem):  # its look ahead is a step of the same rule
+            held = held._replace(problem=held.problem._replace(rule=held.rule(0)))
         return held.inner(self.steps)
 
 

@@ -31,7 +31,8 @@ def shortened(
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sinusoids, cut short."""
-    monkeypatch.setitem(SETTINGS, "sinusoid", shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3))
+    short = shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3)
+    monkeypatch.setitem(SETTINGS, "sinusoid", short._replace(own_steps={"maml": 2}))
 
 
 def study(folder: Path, monkeypatch: pytest.MonkeyPatch, family: str = "sinusoid", *options: str) -> dict:
@@ -50,6 +51,7 @@ def test_what_is_made_is_kept_drawn_and_not_made_again(tmp_path, few, monkeypatc
         ("fame", "own", None),
     ]
     assert first["runs"][3]["in_force"] == pytest.approx(0.1)
+    assert [run["steps"] for run in first["runs"]] == [2, 2, 5, 5]
     with Image.open(tmp_path / "out" / "sinusoid.png") as picture:
         assert picture.size[0] > 500
     assert (tmp_path / "out" / "sinusoid-maml.png").is_file()
@@ -83,6 +85,14 @@ def test_a_run_with_other_settings_is_not_taken_for_the_studys(tmp_path, few, mo
     longer = shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3, iterations=3)
     monkeypatch.setitem(SETTINGS, "sinusoid", longer)
     with pytest.raises(SystemExit, match="has other settings than the study"):
+        study(tmp_path, monkeypatch)
+
+
+def test_what_was_made_under_other_settings_does_not_stand_in_the_table(tmp_path, few, monkeypatch):
+    study(tmp_path, monkeypatch)
+    longer = shortened(SETTINGS["sinusoid"], ("maml", "fame"), tasks=3, iterations=3)
+    monkeypatch.setitem(SETTINGS, "sinusoid", longer)
+    with pytest.raises(SystemExit, match=r"sinusoid.json has runs under other settings .*iterations: 2 there, 3 now"):
         study(tmp_path, monkeypatch)
 
 

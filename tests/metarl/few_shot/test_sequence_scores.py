@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from metarl.few_shot.algorithms import make_learner
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig, NetConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.learners import FewShotLearner
 from metarl.few_shot.meta_learner import judge
 from metarl.few_shot.sequence_scores import draw_sequences, judge_sequences
@@ -16,6 +17,7 @@ from metarl.few_shot.sequences import Sequencer, make_sequencer
 from metarl.inner.elastic import held_by
 from metarl.tasks import FewShotFamily, make_family
 from metarl.types import Meta
+from metarl.variants.fame import ElasticConfig
 from metarl.variants.sequences import SequenceConfig
 
 SEQUENCES, TASKS, STEPS = 5, 3, 4
@@ -62,6 +64,17 @@ def test_before_any_task_and_after_the_first_scores_are_those_of_the_ordinary_ev
         assert_allclose(scores[0], each[0].T, rtol=1e-4, atol=1e-6)
         assert_allclose(scores[1, 0], each[STEPS, :, 0], rtol=1e-4, atol=1e-6)
         assert not np.allclose(scores[2, 1], each[STEPS, :, 1]), "there is no reset"
+
+
+@pytest.mark.parametrize("measure", ["features", "plain"])
+def test_the_look_ahead_of_a_curious_fame_is_held_as_in_training(waves, measure):
+    """Else it would be curious about other changes than those that it learned to foresee."""
+    tasks, curious = tasks_of(waves()), CuriosityConfig(kind="gradient", measure=measure)
+    learner, meta = learned(waves(), "fame", curiosity=curious, elastic=ElasticConfig(strength=5.0))
+    config = SequenceConfig(tasks=TASKS, steps=STEPS)
+    found = judged(waves(), make_sequencer(learner, meta, config, kind="regression", step_size=0.1), tasks)["mse"]
+    first = judge(waves(), learner, meta, tasks[:, 0], steps=STEPS, transductive=True, device="cpu")["mse"]
+    assert_allclose(found[1, 0], first[STEPS], rtol=1e-4)
 
 
 @pytest.mark.parametrize("consolidate", ["none", "mas", "empirical-fisher"])
