@@ -27,17 +27,18 @@ from metarl.experiments.kinds import FEW_SHOT
 from metarl.experiments.runs import write_json
 from metarl.experiments.study_file import open_study
 from metarl.few_shot.config import FewShotConfig, FewShotInnerConfig
-from metarl.few_shot.meta_learner import FewShotLearner, FewShotMetaLearner, judge
+from metarl.few_shot.learners import FewShotLearner
+from metarl.few_shot.meta_learner import FewShotMetaLearner, judge
 from metarl.processor import single_threaded
 from metarl.rollout.seeding import Stream, generator
 from metarl.tasks import FewShotFamily, make_family
 from metarl.variants.fame import ElasticConfig
 
-STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
+STRENGTHS = (0.0, 0.1, 1.0, 10.0, 100.0)
 """Of the outer penalty; 0 is MAML."""
 HALVES = ((0.0, math.pi / 2), (math.pi / 2, math.pi))
 """Phases (rad) of the first and of the second part of training."""
-ITERATIONS = 1500
+ITERATIONS = 1000
 """Of each part."""
 TRAIN = FewShotConfig(
     algorithm="fame", inner=FewShotInnerConfig(steps=5, step_size=0.01), held_out_every=0, log_every=ITERATIONS
