@@ -24,6 +24,8 @@ over examples, leaves ``[M, ...]``."""
 
 _DIRECTIONS = 5
 """Of conjugate gradient that refine ``mas-cg``."""
+_ROUNDING = 30.0
+"""Times the machine precision: what is smaller than this share of what it started from is rounding."""
 
 
 def make_measure(name: ImportanceName, kind: str) -> Measure:
@@ -106,37 +108,52 @@ def refined_mas(model: Model, phi: Params, inputs: Tensor, directions: int = _DI
     to the same mean.
 
     H is the Gauss-Newton matrix of the mean squared output norm. The directions d_k of conjugate gradient for ``H x =
-    g``, g the gradient of that norm, are conjugate, so ``sum_k (H d_k)^2 / (d_k^T H d_k)`` is the diagonal of H
-    restricted to what they span: where the output would change, in second order, were the parameters to move.
+    g``, g the gradient of that norm, are conjugate, so ``sum_k (H d_k)^2 / (d_k^T H d_k)`` is the diagonal of the part
+    of H that they see, never more than that of H: where the output would change, in second order, were the parameters
+    to move.
     """
     plain = mas(model, phi, inputs)
     curved = krylov_diagonal(model, phi, inputs, directions)
-    ratio = _task_mean(plain) / _task_mean(curved).clamp(min=torch.finfo(inputs.dtype).tiny)
-    return scale(add_scaled(plain, curved, ratio), 0.5)
+    return scale(add_scaled(plain, mean_one(curved), _task_mean(plain)), 0.5)
 
 
 def krylov_diagonal(model: Model, phi: Params, inputs: Tensor, directions: int) -> Params:
-    """The second half of ``refined_mas``, leaves ``[M, ...]``; whole after as many directions as H has dimensions."""
+    """The second half of ``refined_mas``, leaves ``[M, ...]``; whole after as many directions as H has dimensions.
+
+    The length of g is of no matter. A task whose residual is down to rounding is done. Each direction is made conjugate
+    to all before it: in exact arithmetic it is so to all if to the last, but rounding would count the same curvature
+    again and again.
+    """
     function = AutogradMap(lambda at: {"outputs": model(at, inputs)}, phi)
     share = 2.0 / inputs.shape[1]
 
     def curve(vector: Params) -> Params:
         return scale(function.product(vector, None, lambda pushed: pushed), share)
 
-    residual = scale(function.pull(function.outputs), share)
-    direction, size, found = residual, task_dot(residual, residual), zeros_like(phi)
-    tiny = torch.finfo(inputs.dtype).tiny
-    for _ in range(directions):
+    residual = _greatest_one(function.pull(function.outputs))
+    least, tiny = (_ROUNDING * torch.finfo(inputs.dtype).eps) ** 2, torch.finfo(inputs.dtype).tiny
+    start, found = task_dot(residual, residual), zeros_like(phi)
+    past: list[tuple[Params, Params, Tensor]] = []  # d, H d and 1 / (d^T H d), or 0 where a task is done
+    steepest = torch.zeros_like(start)  # curvature along the first direction, near the greatest that there is
+    for place in range(directions):
+        direction, size = residual, task_dot(residual, residual)
+        for other, turned, inverse in past * 2:  # twice, for what is small after the first time is mostly rounding
+            direction = add_scaled(direction, other, -task_dot(direction, turned) * inverse)
         turned = curve(direction)
         bend = task_dot(direction, turned)
-        active = bend > 1e-10 * task_dot(direction, direction)
+        steepest = bend / size.clamp(min=tiny) if place == 0 else steepest
+        active = (size > least * start) & (bend > least * steepest * task_dot(direction, direction))
         inverse = torch.where(active, 1.0 / bend.clamp(min=tiny), torch.zeros_like(bend))
         found = add_scaled(found, {name: value.square() for name, value in turned.items()}, inverse)
-        residual = add_scaled(residual, turned, -size * inverse)
-        following = task_dot(residual, residual)
-        direction = add_scaled(residual, direction, following / size.clamp(min=tiny))
-        size = following
+        residual = add_scaled(residual, turned, -task_dot(direction, residual) * inverse)
+        past.append((direction, turned, inverse))
     return found
+
+
+def _greatest_one(params: Params) -> Params:
+    """Each task's over its greatest number, so that squares neither overflow nor vanish."""
+    peak = torch.stack([value.abs().flatten(1).amax(1) for value in params.values()]).amax(0)
+    return {name: value / _like(torch.where(peak > 0.0, peak, 1.0), value) for name, value in params.items()}
 
 
 def accumulate(old: Params, new: Params, decay: float) -> Params:
