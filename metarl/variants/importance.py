@@ -18,6 +18,7 @@ from metarl.variants.per_sample import Losses, sums_of_sizes
 
 ImportanceName = Literal["fisher", "empirical-fisher", "mas", "mas-cg"]
 MEASURED: tuple[ImportanceName, ...] = get_args(ImportanceName)
+_OF_LABELS: tuple[ImportanceName, ...] = ("fisher", "empirical-fisher")
 Measure = Callable[[Model, Params, Examples, Tensor], Params]
 """From M tasks' parameters ``[M, ...]``, examples and ``label_noise`` to the importance of each number, 0 or more, mean
 over examples, leaves ``[M, ...]``."""
@@ -28,24 +29,61 @@ _ROUNDING = 30.0
 """Times the machine precision: what is smaller than this share of what it started from is rounding."""
 
 
-def make_measure(name: ImportanceName, kind: str) -> Measure:
+def make_measure(name: ImportanceName, kind: str, *, checked: bool = True) -> Measure:
     """The measure of a name.
 
     Args:
         name: ``fisher`` draws labels from the network itself, ``empirical-fisher`` takes the examples'; ``mas`` and
             ``mas-cg``, which is refined along directions of conjugate gradient, need no labels.
         kind: of tasks, classification or regression.
+        checked: whether the measure refuses what ``check_support`` does; else the caller leaves out the tasks that are
+            not ``usable``.
 
     Raises:
         ValueError: if there is none of that name.
     """
     if name not in MEASURED:
         raise ValueError(f"importance must be one of {', '.join(MEASURED)}, got {name!r}")
-    if name == "mas":
-        return lambda model, phi, examples, noise: mas(model, phi, examples.inputs)
-    if name == "mas-cg":
-        return lambda model, phi, examples, noise: refined_mas(model, phi, examples.inputs)
-    return partial(fisher if name == "fisher" else _empirical, kind=kind)
+    measures: dict[str, Measure] = {
+        "fisher": partial(fisher, kind=kind),
+        "empirical-fisher": lambda model, phi, examples, noise: empirical_fisher(model, phi, examples, kind=kind),
+        "mas": lambda model, phi, examples, noise: mas(model, phi, examples.inputs),
+        "mas-cg": lambda model, phi, examples, noise: refined_mas(model, phi, examples.inputs),
+    }
+    measure = measures[name]
+    return partial(_checked, measure, name) if checked else measure
+
+
+def _checked(
+    measure: Measure, name: ImportanceName, model: Model, phi: Params, examples: Examples, noise: Tensor
+) -> Params:
+    check_support(examples, name)
+    return measure(model, phi, examples, noise)
+
+
+def usable(support: Examples, name: ImportanceName = "fisher") -> Tensor:
+    """Which tasks an importance can be measured on, ``[M]``: Fisher information of classes needs at least two of them
+    among a task's examples; values, and measures without labels, need nothing."""
+    if name not in _OF_LABELS or support.targets.is_floating_point():
+        return torch.ones(len(support.inputs), dtype=torch.bool, device=support.inputs.device)
+    return (support.targets != support.targets[:, :1]).any(1)
+
+
+def check_support(support: Examples, name: ImportanceName = "fisher") -> None:
+    """That an importance can be measured on all tasks.
+
+    Raises:
+        ValueError: if there is no example, or Fisher information is asked for of a task with a single class.
+    """
+    if not support.inputs.shape[1]:
+        raise ValueError(f"importance ({name}) needs at least one example of each task, got none")
+    measurable = usable(support, name)
+    if not bool(measurable.all()):
+        raise ValueError(
+            "Fisher information needs examples of at least two classes in every task, got one in "
+            f"{int((~measurable).sum())} of {len(measurable)}: a classifier that is sure of one has next to none; "
+            "give more classes, or measure importance by mas"
+        )
 
 
 def label_noise(examples: Examples, outputs: int, generator: torch.Generator) -> Tensor:
@@ -59,12 +97,9 @@ def fisher(model: Model, phi: Params, examples: Examples, noise: Tensor, *, kind
     """The diagonal of the Fisher information, with one label drawn from the network for each example: its mean over
     draws is the diagonal of the Gauss-Newton matrix of the log likelihood.
 
-    Classes are categorical with the outputs as logits; values are normal around the outputs, with variance 1.
-
-    Raises:
-        ValueError: if a task has no example, or examples of a single class alone.
+    Classes are categorical with the outputs as logits; values are normal around the outputs, with variance 1. A
+    classifier that is sure of one class, as of a task that has no other, has next to none, see ``usable``.
     """
-    _check_classes(examples, kind)
     with torch.no_grad():
         outputs = model(phi, examples.inputs)
     if kind == "classification":
@@ -79,11 +114,6 @@ def empirical_fisher(model: Model, phi: Params, examples: Examples, *, kind: str
     """Mean over examples of the squared gradient of the log likelihood of their own labels."""
     losses = negative_log_likelihood(examples.targets, kind)
     return _mean(sums_of_sizes(model, phi, examples.inputs, losses, torch.square), examples)
-
-
-def _empirical(model: Model, phi: Params, examples: Examples, noise: Tensor, *, kind: str) -> Params:
-    _check_classes(examples, kind)
-    return empirical_fisher(model, phi, examples, kind=kind)
 
 
 def negative_log_likelihood(targets: Tensor, kind: str) -> Losses:
@@ -179,17 +209,3 @@ def _like(numbers: Tensor, value: Tensor) -> Tensor:
 
 def _mean(sums: Params, examples: Examples) -> Params:
     return scale(sums, 1.0 / examples.inputs.shape[1])
-
-
-def _check_classes(examples: Examples, kind: str) -> None:
-    if not examples.inputs.shape[1]:
-        raise ValueError("Fisher information needs at least one example of each task, got none")
-    if kind != "classification":
-        return
-    alone = (examples.targets == examples.targets[:, :1]).all(1)
-    if bool(alone.any()):
-        raise ValueError(
-            "Fisher information needs examples of at least two classes in every task, got one in "
-            f"{int(alone.sum())} of {len(alone)}: a classifier that is sure of one class has next to none; give more "
-            "classes, or measure importance by mas"
-        )

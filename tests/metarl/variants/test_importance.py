@@ -11,6 +11,7 @@ from metarl.models import conv_model, mlp_model
 from metarl.types import Examples
 from metarl.variants.importance import (
     accumulate,
+    check_support,
     empirical_fisher,
     fisher,
     krylov_diagonal,
@@ -19,6 +20,7 @@ from metarl.variants.importance import (
     mas,
     mean_one,
     refined_mas,
+    usable,
 )
 from metarl.variants.per_sample import sample_gradients
 
@@ -258,9 +260,36 @@ def test_mean_one_over_all_numbers_of_a_task():
 
 @pytest.mark.parametrize("name", ["fisher", "empirical-fisher"])
 def test_a_single_class_is_refused(name):
-    data = examples(random_inputs(), torch.ones(2, 5, dtype=torch.long))
-    with pytest.raises(ValueError, match="two classes"):
+    data = examples(random_inputs(), torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="two classes in every task, got one in 1 of 2"):
         make_measure(name, "classification")(LINEAR, params(LINEAR), data, noise())
+    with pytest.raises(ValueError, match="two classes in every task, got one in 1 of 2"):
+        check_support(data, name)
+
+
+def test_usable_tells_which_tasks_have_two_classes():
+    """The odd one may come last; a class may be any number."""
+    targets = torch.tensor([[2, 2, 2, 2, 0], [2, 2, 2, 2, 2], [0, 0, 0, 0, 0], [0, 1, 2, 0, 1]])
+    data = examples(random_inputs(tasks=4), targets)
+    assert usable(data).tolist() == usable(data, "empirical-fisher").tolist() == [True, False, False, True]
+    assert usable(data, "mas").tolist() == usable(data, "mas-cg").tolist() == [True] * 4
+    check_support(data, "mas")
+    check_support(Examples(*(field[[0, 3]] for field in data)))
+    values = examples(random_inputs(tasks=4), torch.ones(4, 5, 2))
+    assert usable(values).tolist() == [True] * 4
+    check_support(values)
+
+
+@pytest.mark.parametrize("name", ["fisher", "empirical-fisher", "mas", "mas-cg"])
+def test_what_is_not_checked_is_measured_alike_on_the_tasks_that_are_usable(name):
+    """A task of one class takes nothing from the other, and is measured too."""
+    targets = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    data, phi = examples(random_inputs(), targets), params(LINEAR)
+    found = make_measure(name, "classification", checked=False)(LINEAR, phi, data, noise())
+    first = Examples(*(field[:1] for field in data))
+    alone = make_measure(name, "classification")(LINEAR, {key: at[:1] for key, at in phi.items()}, first, noise()[:1])
+    assert_close({key: value[:1] for key, value in found.items()}, alone)
+    assert all(bool(torch.isfinite(value).all()) for value in found.values())
 
 
 @pytest.mark.parametrize("name", ["fisher", "empirical-fisher", "mas", "mas-cg"])
