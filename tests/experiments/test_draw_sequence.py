@@ -13,6 +13,7 @@ from metarl.experiments.draw_sequence import draw_sequence
 
 YELLOW, PURPLE = (253, 231, 36), (68, 1, 84)
 """The ends of viridis."""
+WHITE = (255, 255, 255)
 
 
 def result(matrix: list[list[float | None]], score: str = "accuracy", **changes: object) -> dict[str, object]:
@@ -41,11 +42,25 @@ def test_bright_is_good_of_accuracies_and_of_errors(tmp_path: Path, score, good,
         assert share(drawn, color) > 3.0 * share(drawn, wrong) > 0.0
 
 
-@pytest.mark.parametrize("missing", [[[None, None]] * 3, [[0.1, 0.2], [None, 0.1], [None, None]]])
+@pytest.mark.parametrize(("score", "good", "bad"), [("accuracy", 1.0, 0.0), ("mse", 0.001, 9.0)])
+def test_what_diverged_is_left_white(tmp_path: Path, score, good, bad):
+    """Five of six cells are bright; two of them turn white, but for a question mark."""
+    whole = draw_sequence(result([[good, bad], [good, good], [good, good]], score), tmp_path / "s.png")
+    drawn = draw_sequence(result([[good, bad], [None, good], [good, None]], score), tmp_path / "s.png")
+    bright = np.abs(whole.astype(int) - YELLOW).max(-1) <= 2
+    assert share(drawn[bright], WHITE) == pytest.approx(2.0 / 5.0, abs=0.02)
+    assert share(drawn[bright], YELLOW) == pytest.approx(3.0 / 5.0, abs=0.02)
+
+
 @pytest.mark.parametrize("score", ["accuracy", "mse"])
-def test_what_diverged_is_left_white(tmp_path: Path, missing, score):
-    draw_sequence(result(missing, score), tmp_path / "s.png")
-    assert (tmp_path / "s.png").stat().st_size > 1000
+def test_where_all_diverged_no_cell_has_a_color(tmp_path: Path, score):
+    """Left of the color bar there is black, gray and white, and the red of the frames."""
+    drawn = draw_sequence(result([[None, None]] * 3, score), tmp_path / "s.png").astype(int)
+    cells = drawn[:, : drawn.shape[1] * 4 // 5]
+    colored = cells.max(-1) - cells.min(-1) > 20
+    red = cells[..., 0] > cells[..., 1:].max(-1) + 20
+    assert_array_equal(colored, red)
+    assert red.any()
 
 
 def test_many_tasks_fit_without_numbers(tmp_path: Path):

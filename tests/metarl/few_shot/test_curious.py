@@ -18,6 +18,7 @@ from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.few_shot.curious import FALLBACKS, CuriousLearner
 from metarl.few_shot.learners import FewShotLearner, GradientLearner
 from metarl.few_shot.meta_learner import FewShotMetaLearner, few_shot_data
+from metarl.inner.elastic import held_by
 from metarl.inner.supervised_problem import SupervisedProblem
 from metarl.outer.adam import OptimizerConfig, initial_moments, step
 from metarl.tasks import FewShotFamily
@@ -275,6 +276,23 @@ def test_predictions_are_made_after_weighted_steps(blobs, double):
     even = make_learner(blobs(), replace(config, curiosity=CuriosityConfig()))
     other = even.predict(meta, data.support[0], data.query.inputs, steps=2, transductive=True)[-1]
     assert float((found - other).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["maml", "fame"])
+def test_training_and_prediction_look_ahead_by_the_same_step(blobs, double, name):
+    """Of step sizes that differ from step to step the first, of fame the held one: losses of either are the same."""
+    inner = FewShotInnerConfig(steps=2, step_size=0.5, layer_step_sizes=name == "maml")
+    plain = CuriosityConfig(kind="gradient", measure="plain")
+    config = config_of(name, inner=inner, curiosity=plain, elastic=ElasticConfig(strength=5.0))
+    learner, meta = curious(blobs(), config)
+    meta, data = double(meta), double(data_of(blobs(), config))
+    held = held_by({leaf: 5.0 * value.abs() for leaf, value in meta.theta.items()})
+    sizes = {leaf: torch.tensor([0.5, 0.02], dtype=torch.float64) for leaf in meta.eta if leaf.startswith("step_size/")}
+    meta = meta._replace(eta=meta.eta | sizes, elastic=meta.elastic | held if name == "fame" else meta.elastic)
+    outputs = learner.predict(meta, data.support[0], data.query.inputs, steps=2, transductive=True)[-1]
+    losses = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), data.query.targets.flatten(), reduction="none")
+    found = learner.meta_gradient(meta, data, 0).losses
+    assert_close(losses.view(TASKS, -1).mean(1), found, rtol=1e-9, atol=0.0)
 
 
 @pytest.mark.parametrize("name", CURIOUS)
