@@ -102,6 +102,11 @@ def is_finite(params: Params) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in params.values())
 
 
+def finite_tasks(params: Params) -> Tensor:
+    """Whether all numbers of a task are finite, ``[M]``, from leaves ``[M, ...]``."""
+    return torch.stack([torch.isfinite(value).flatten(1).all(1) for value in params.values()]).all(0)
+
+
 def to_numpy(params: Params) -> dict[str, np.ndarray]:
     """The values as contiguous arrays on the host."""
     return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in params.items()}

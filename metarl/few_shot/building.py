@@ -161,7 +161,7 @@ def make_fame(family: FewShotFamily, config: FewShotConfig) -> FameLearner:
     return FameLearner(
         make_adapting(family, config),
         config.elastic,
-        make_measure(config.elastic.importance, family.kind),
+        make_measure(config.elastic.importance, family.kind, checked=False),
         config.inner.step_size,
         config.iterations,
         config.seed,

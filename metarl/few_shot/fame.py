@@ -13,7 +13,7 @@ from metarl.inner.elastic import Strength, importance_of
 from metarl.outer.meta_gradients import MetaGradient, backpropagated, mean_gradient
 from metarl.processor import map_groups
 from metarl.rollout.seeding import Stream, torch_generator
-from metarl.trees import mean_of_sums, split_examples
+from metarl.trees import finite_tasks, mean_of_sums, split_examples
 from metarl.types import Examples, Meta, Params, TaskData
 from metarl.variants.fame import (
     ElasticConfig,
@@ -24,7 +24,7 @@ from metarl.variants.fame import (
     remember,
     strength_in_force,
 )
-from metarl.variants.importance import Measure, label_noise, mean_one
+from metarl.variants.importance import Measure, label_noise, mean_one, usable
 
 _ANCHOR, _PHASES = "anchor/", "phases/"
 """The initialization at the end of the last phase, and importances summed over phases, in ``Meta.elastic``."""
@@ -41,6 +41,7 @@ class FameLearner(NamedTuple):
     base: GradientLearner
     config: ElasticConfig
     measure: Measure
+    """Of importance; need not check what it is given."""
     step_size: float
     """Of the inner steps."""
     iterations: int
@@ -69,7 +70,8 @@ class FameLearner(NamedTuple):
         return hold(self.base, importance_of(meta.elastic), strength, self.step_size)
 
     def meta_gradient(self, meta: Meta, data: TaskData[Examples], iteration: int) -> MetaGradient:
-        """See ``FewShotLearner.meta_gradient``; and the importances after these tasks."""
+        """See ``FewShotLearner.meta_gradient``; and the importances after these tasks, without those that cannot be
+        measured, which are counted."""
         if not meta.elastic:
             return self.base.meta_gradient(meta, data, iteration)
         meta = self._anchored(meta, iteration)
@@ -79,7 +81,7 @@ class FameLearner(NamedTuple):
         outputs = data.query.targets.shape[-1] if data.query.targets.is_floating_point() else 1
         noise = label_noise(support, outputs, torch_generator(self.seed, Stream.LABELS, iteration))
 
-        def estimate(group: tuple[TaskData[Examples], Tensor]) -> tuple[Params, Params, Params, Tensor]:
+        def estimate(group: tuple[TaskData[Examples], Tensor]) -> tuple[Params, Params, Params, int, Tensor]:
             part, drawn = group
             if self.curiosity is None:
                 found = backpropagated(learner, meta, part)
@@ -88,16 +90,21 @@ class FameLearner(NamedTuple):
                 found = backpropagated(curious, meta, part)
                 found = found._replace(eta=found.eta | self.curiosity.lessons(meta.eta, seen))
             measured = mean_one(self.measure(model, found.phi, part.support[0], drawn))
-            return found.theta, found.eta, {name: each.sum(0) for name, each in measured.items()}, found.losses
+            counted = usable(part.support[0], self.config.importance) & finite_tasks(measured)
+            sums = {name: each[counted].sum(0) for name, each in measured.items()}
+            return found.theta, found.eta, sums, int(counted.sum()), found.losses
 
         size = self.base.chunk(support.inputs, data.query.inputs)
         groups = list(zip(split_examples(data, size), torch.split(noise, size), strict=True))
-        *sums, losses = zip(*map_groups(estimate, groups, data.query.inputs.device), strict=True)
-        theta, eta, measured = (mean_of_sums(each, len(noise)) for each in sums)
+        found = map_groups(estimate, groups, data.query.inputs.device)
+        *sums, measured, counts, losses = zip(*found, strict=True)
+        theta, eta = (mean_of_sums(each, len(noise)) for each in sums)
         theta = {name: value + self._pull(meta, name) for name, value in theta.items()}
         gradient = mean_gradient(meta, theta, eta, torch.cat(losses))
-        after = self._measured(meta, measured, iteration)
-        return gradient._replace(elastic=after, metrics=gradient.metrics | figures(meta, after))
+        counted = sum(counts)
+        after = self._measured(meta, mean_of_sums(measured, counted) if counted else None, iteration)
+        left_out = {"elastic/left_out": torch.tensor(float(len(noise) - counted))}
+        return gradient._replace(elastic=after, metrics=gradient.metrics | figures(meta, after) | left_out)
 
     def predict(self, meta: Meta, support: Examples, inputs: Tensor, *, steps: int, transductive: bool) -> Tensor:
         """See ``FewShotLearner.predict``."""
@@ -117,9 +124,11 @@ class FameLearner(NamedTuple):
         distance = meta.theta[name] - meta.elastic[f"{_ANCHOR}{name}"]
         return self.config.outer_strength * meta.elastic[f"{_PHASES}{name}"] * distance
 
-    def _measured(self, meta: Meta, measured: Params, iteration: int) -> Params:
-        """What is held after this iteration."""
-        held = remember(meta, measured, self.config, iteration=iteration, iterations=self.iterations)
+    def _measured(self, meta: Meta, measured: Params | None, iteration: int) -> Params:
+        """What is held after this iteration; None: nothing could be measured, and the importance stays."""
+        held = meta.elastic
+        if measured is not None:
+            held = remember(meta, measured, self.config, iteration=iteration, iterations=self.iterations)
         if self.config.phase and (iteration + 1) % self.config.phase == 0:
             running = importance_of(held)
             held |= {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}

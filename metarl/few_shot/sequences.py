@@ -86,7 +86,7 @@ def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: st
             f"consolidate {how} needs a run that kept importances, as fame does; use fisher or mas with others"
         )
     strength = strength_of(meta) if config.strength is None else config.strength
-    measure = _scaled(fame.measure, config) if how == "own" else None
+    measure = _scaled(make_measure(fame.config.importance, kind), config) if how == "own" else None
     return plain._replace(importance=own, measure=measure, consolidate=how, strength=strength)
 
 

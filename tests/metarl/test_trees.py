@@ -15,6 +15,7 @@ from metarl.trees import (
     concatenate,
     dot,
     expand,
+    finite_tasks,
     gradients,
     heaviest_steps,
     is_finite,
@@ -162,3 +163,9 @@ def test_groups_of_examples_keep_each_tasks_credit():
         assert [len(group.query.inputs) for group in groups] == [2, 2, 1]
         for group in groups:
             assert group.credit is None if credit is None else torch.equal(group.credit, group.query.inputs[:, 0, 0])
+
+
+def test_a_task_with_a_number_that_is_not_finite_is_found():
+    params = {"a": torch.ones(3, 2), "b": torch.ones(3, 2, 2)}
+    params["b"][1, 0, 1], params["a"][2, 0] = torch.inf, torch.nan
+    assert finite_tasks(params).tolist() == [True, False, False]

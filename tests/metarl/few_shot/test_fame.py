@@ -21,7 +21,7 @@ from metarl.outer.adam import initial_moments
 from metarl.rollout.seeding import Stream, torch_generator
 from metarl.tasks import make_family
 from metarl.trees import expand
-from metarl.types import Meta
+from metarl.types import Meta, TaskData
 from metarl.variants.fame import LOG_STRENGTH, ElasticConfig
 from metarl.variants.importance import fisher, label_noise, mean_one
 
@@ -151,3 +151,35 @@ def test_others_refuse_its_settings():
     with pytest.raises(ValueError, match=r"does not use the settings --elastic\.strength"):
         check_settings(changed, FewShotConfig())
     assert "fame" in ALGORITHMS
+
+
+def test_tasks_whose_importance_cannot_be_measured_are_left_out_and_counted(blobs):
+    """The support of the first has one class; the others say what is important."""
+    family = blobs()
+    config = replace(CONFIG, elastic=ElasticConfig(strength=0.5, importance="empirical-fisher"))
+    learner = make_learner(family, config)
+    meta = learner.init(torch_generator(1, Stream.INITIALIZATION))
+    data = few_shot_data(family, family.sample(np.random.default_rng(0), 3), 3, "cpu")
+    alone = data.support[0]._replace(targets=data.support[0].targets.clone())
+    alone.targets[0] = 0
+    assert (alone.targets[1:] != alone.targets[1:, :1]).any(1).all()
+    found = learner.meta_gradient(meta, data._replace(support=[alone] * 3), 0)
+    assert found.metrics["elastic/left_out"] == 1.0
+    others = TaskData([alone._replace(inputs=alone.inputs[1:], targets=alone.targets[1:])] * 3, data.query)
+    query = data.query._replace(inputs=data.query.inputs[1:], targets=data.query.targets[1:])
+    expected = learner.meta_gradient(meta, others._replace(query=query), 0)
+    assert expected.metrics["elastic/left_out"] == 0.0
+    assert_close(importance_of(found.elastic), importance_of(expected.elastic))
+
+
+def test_importances_that_are_not_finite_are_left_out_and_those_before_stay():
+    learner, states = trained(CONFIG, 2)
+    meta = states[2].meta
+    data = few_shot_data(FAMILY, FAMILY.sample(np.random.default_rng(0), 4), 3, "cpu")
+
+    def broken(model, phi, examples, noise):
+        return {name: torch.full_like(value, torch.nan) for name, value in phi.items()}
+
+    found = learner._replace(measure=broken).meta_gradient(meta, data, 2)
+    assert found.metrics["elastic/left_out"] == 4.0
+    assert_close(importance_of(found.elastic), importance_of(meta.elastic), rtol=0.0, atol=0.0)
