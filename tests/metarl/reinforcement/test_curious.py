@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import metarl.envs
 from metarl.algorithms import UnsuitableAlgorithm
+from metarl.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from metarl.engine import Clock, Iteration
 from metarl.inner.adapt import unadapted
 from metarl.inner.policy_problem import InnerConfig
@@ -122,6 +123,17 @@ def test_policies_are_judged_as_they_were_trained():
         for each in (TINY, OFF)
     )
     assert any(not torch.equal(curious[name], plain[name]) for name in plain)
+
+
+def test_a_checkpoint_of_other_moments_of_the_bonus_is_refused_by_their_names(tmp_path):
+    """Sums that fade by 0.99 and a mean square, as they were kept once, are no mean and variance."""
+    state = initial_state(NAVIGATION, TINY)[1]
+    former = {"surprise_weight": "bonus_weight", "surprise_mean": "bonus_mean", "surprise_variance": "bonus_square"}
+    eta = {former.get(name, name): value for name, value in own(state.meta.eta).items()}
+    old = state._replace(meta=state.meta._replace(eta={f"{PREFIX}{name}": value for name, value in eta.items()}))
+    path = save_checkpoint(tmp_path, old, family="navigation-2d", keep=1)
+    with pytest.raises(CheckpointError, match=r"missing: .*surprise_mean.*; besides: .*bonus_mean"):
+        load_checkpoint(path, state, family="navigation-2d")
 
 
 def test_no_outer_update_moves_the_module_and_a_refused_one_does_not_stop_it():
