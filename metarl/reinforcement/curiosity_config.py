@@ -45,7 +45,7 @@ class CuriosityConfig:
     temperature: float = 1.0
     """Of gradient: weights are in proportion to curiosity^(1 / temperature)."""
     clip: float = 3.0
-    """Of gradient: the greatest weight; their mean is one."""
+    """Of gradient: the greatest weight; their mean over steps is one."""
 
     def __post_init__(self) -> None:
         for name, known in (("kind", CuriosityKind), ("measure", EpisodeMeasure), ("gradients", EpisodeState)):
