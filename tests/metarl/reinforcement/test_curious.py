@@ -266,6 +266,7 @@ def test_what_does_not_adapt_while_it_trains_cannot_be_curious(changes):
         ({"clip": 0.5}, "curiosity clip must be finite and at least 1, .* got 0.5"),
         ({"temperature": 0.0}, "curiosity temperature must be positive and finite, got 0.0"),
         ({"strength": -0.1}, "curiosity strength must be 0 or more and finite, got -0.1"),
+        ({"features": 1}, "curiosity features must be at least 2, got 1: they are scaled"),
         ({"updates": 0}, "curiosity updates must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "curiosity learning_rate must be positive and finite, got 0.0"),
         ({"forward_weight": 1.5}, r"curiosity forward_weight must lie in \[0, 1\], got 1.5"),
