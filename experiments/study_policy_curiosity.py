@@ -41,7 +41,6 @@ WAYS: dict[str, CuriosityConfig] = {
     "transition, 0.1": CuriosityConfig(kind="transition"),
     "transition, 1": CuriosityConfig(kind="transition", strength=1.0),
     "gradient": _GRADIENT,
-    "gradient, plain": dataclasses.replace(_GRADIENT, measure="plain"),
     "gradient, norm": dataclasses.replace(_GRADIENT, measure="norm"),
     "gradient, direction": dataclasses.replace(_GRADIENT, measure="direction"),
 }
@@ -86,15 +85,7 @@ def main() -> None:
     """Make the runs that are missing, then the table."""
     study, console = tyro.cli(Study), Console()
     path = study.output / "navigation-2d.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    common = training()
-    content |= {
-        "machine": machine(),
-        "iterations": common.iterations,
-        "tasks": common.meta_batch_size,
-        "test_tasks": TASKS,
-        "test_episodes": EPISODES,
-    }
+    content = started(path)
     for seed in study.seeds:
         for setting in study.settings:
             for way in study.ways:
@@ -107,6 +98,27 @@ def main() -> None:
                 write_json(path, content)
                 console.print(f"{key}: {' → '.join(f'{each:.1f}' for each in returns)}", soft_wrap=True)
     console.print(markdown(content), markup=False, soft_wrap=True)
+
+
+def started(path: Path) -> dict[str, Any]:
+    """What the output file has already, under the present settings.
+
+    Raises:
+        SystemExit: if its runs were made with others, which no table may mix with these.
+    """
+    common = training()
+    head = {
+        "iterations": common.iterations,
+        "tasks": common.meta_batch_size,
+        "test_tasks": TASKS,
+        "test_episodes": EPISODES,
+    }
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+    other = {name: content.get(name) for name in head if content.get(name) != head[name]} if content["runs"] else {}
+    if other:
+        was = ", ".join(f"{name} {value} (now {head[name]})" for name, value in other.items())
+        raise SystemExit(f"{path} holds runs with {was}; move it away, or name another folder with --output")
+    return content | {"machine": machine(), **head}
 
 
 def train_and_judge(way: str, setting: str, seed: int) -> list[float]:
@@ -125,26 +137,28 @@ def train_and_judge(way: str, setting: str, seed: int) -> list[float]:
     return [float(each) for each in found.returns.mean(1)]
 
 
-def over_seeds(content: dict[str, Any], way: str, setting: str) -> np.ndarray:
-    """Returns before and after the step ``[seeds, 2]``, in the order of the seeds."""
+def by_seed(content: dict[str, Any], way: str, setting: str) -> dict[int, list[float]]:
+    """Returns before and after the step of each seed that there is, in order."""
     runs = [run for run in content["runs"] if (run["way"], run["setting"]) == (way, setting)]
-    return np.array([run["returns"] for run in sorted(runs, key=lambda run: int(run["seed"]))])
+    return {int(run["seed"]): run["returns"] for run in sorted(runs, key=lambda run: int(run["seed"]))}
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The table of the page: returns, and after the step differences from no curiosity seed by seed."""
+    """The table of the page: returns, and after the step differences from no curiosity of the same seeds."""
     head = ["reward", "curiosity", "seeds", "before", "after one step", "against none"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for setting in SETTINGS:
-        none = over_seeds(content, "none", setting)
+        none = by_seed(content, "none", setting)
         for way in WAYS:
-            found = over_seeds(content, way, setting)
-            if not len(found):
+            found = by_seed(content, way, setting)
+            if not found:
                 continue
-            cells = [score_text("return", *mean_and_interval(returns)) for returns in found.T]
-            count = min(len(found), len(none))
-            apart = found[:count, -1] - none[:count, -1]
-            against = "" if way == "none" else score_text("return", *mean_and_interval(apart))
+            cells = [
+                score_text("return", *mean_and_interval(np.array(each))) for each in zip(*found.values(), strict=True)
+            ]
+            apart = np.array([found[seed][-1] - none[seed][-1] for seed in found if seed in none])
+            paired = way != "none" and len(apart)
+            against = score_text("return", *mean_and_interval(apart)) if paired else ""
             lines.append(f"| {setting} | {way} | {len(found)} | {' | '.join(cells)} | {against} |")
     return "\n".join(lines)
 

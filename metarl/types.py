@@ -51,7 +51,7 @@ class Rollouts(NamedTuple):
     values: Tensor | None = None
     """What the advantages are measured from, ``[M, E, T]``, 0 where the mask is; None where nobody asks for them."""
     weights: Tensor | None = None
-    """What the advantages of each episode were multiplied by, ``[M, E]``, mean one; None where all count alike."""
+    """What the advantages of each episode were multiplied by, ``[M, E]``, mean one over steps; None: all are one."""
 
 
 class Examples(NamedTuple):

@@ -22,7 +22,7 @@ class CuriosityConfig:
     strength: float = 0.1
     """Of transition: reward for a surprise of one running deviation, in units of the reward."""
     features: int = 32
-    """What the encoder makes of an observation."""
+    """What the encoder makes of an observation, or of an episode's gradient; at least 2."""
     hidden: int = 64
     """Width of the module's hidden layers."""
     forward_weight: float = 0.2
@@ -45,14 +45,19 @@ class CuriosityConfig:
     temperature: float = 1.0
     """Of gradient: weights are in proportion to curiosity^(1 / temperature)."""
     clip: float = 3.0
-    """Of gradient: the greatest weight; their mean is one."""
+    """Of gradient: the greatest weight; their mean over steps is one."""
 
     def __post_init__(self) -> None:
         for name, known in (("kind", CuriosityKind), ("measure", EpisodeMeasure), ("gradients", EpisodeState)):
             if getattr(self, name) not in get_args(known):
                 options = ", ".join(get_args(known))
                 raise ValueError(f"curiosity {name} must be one of {options}, got {getattr(self, name)!r}")
-        for name in ("features", "hidden", "updates", "batch_size", "projection"):
+        if self.features < 2:
+            raise ValueError(
+                f"curiosity features must be at least 2, got {self.features}: they are scaled to mean 0 and variance "
+                "1, which makes a single one 0 whatever it sees"
+            )
+        for name in ("hidden", "updates", "batch_size", "projection"):
             if getattr(self, name) < 1:
                 raise ValueError(f"curiosity {name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.strength < math.inf:

@@ -60,7 +60,8 @@ class EpisodeCuriosity(NamedTuple):
         return torch.zeros_like(mask)
 
     def weigh(self, eta: Params, learner: PolicyLearner, before: Adaptation, batch: Rollouts) -> Rollouts:
-        """See ``Shaping.weigh``."""
+        """See ``Shaping.weigh``; weights have mean one over steps, of which the inner loss is a mean, and an episode
+        without a step has one."""
         config = self.config
         with torch.no_grad():
             seen = self._look(eta, learner, before, batch)
@@ -70,7 +71,10 @@ class EpisodeCuriosity(NamedTuple):
             else:
                 nothing = torch.zeros_like(seen.before[..., 0])
                 novelty = MEASURES[config.measure](nothing, seen.before)
-        return weighted(batch, sample_weights(novelty, temperature=config.temperature, clip=config.clip).values)
+            steps = batch.mask.sum(-1)
+            novelty = torch.where(steps > 0.0, novelty, 0.0)
+            found = sample_weights(novelty, temperature=config.temperature, clip=config.clip, amounts=steps).values
+        return weighted(batch, torch.where(steps > 0.0, found, 1.0))
 
     def _look(self, eta: Params, learner: PolicyLearner, before: Adaptation, batch: Rollouts) -> Transition:
         """Gradients of all episodes around a step, a group of tasks at a time."""
@@ -108,16 +112,32 @@ class EpisodeCuriosity(NamedTuple):
         metrics = _figures(support)
         if config.measure not in LEARNED:
             return Lesson({}, {}, metrics)
-        seen = self._seen(state.meta, learner, support)
+        seen = with_steps(self._seen(state.meta, learner, support), [batch.mask for batch in support])
 
         def losses(at: Params) -> tuple[Tensor, Tensor]:
-            pairs = [module.module_losses(at, step, joint=config.joint) for step in seen]
-            forward, inverse = (torch.stack(each).mean() for each in zip(*pairs, strict=True))
-            return forward, inverse
+            forward, inverse = module.module_losses(at, seen, joint=config.joint)
+            return forward.mean(), inverse.mean()
 
         with single_threaded():
-            lesson = take_updates(own(state.meta.eta), own(state.optimizer), losses, config, config.updates)
+            updates = config.updates if seen.before.numel() else 0
+            lesson = take_updates(own(state.meta.eta), own(state.optimizer), losses, config, updates)
         return lesson._replace(metrics=lesson.metrics | metrics)
+
+
+def with_steps(seen: Sequence[Transition], masks: Sequence[Tensor]) -> Transition:
+    """Of all inner steps the episodes that have a step, in tasks whose gradients are finite, as one task ``[1, N, G]``.
+
+    Args:
+        seen: around each inner step.
+        masks: of its rollouts, ``[M, E, T]``.
+    """
+    counts = [(mask.sum(-1) > 0.0) & each.valid.unsqueeze(1) for each, mask in zip(seen, masks, strict=True)]
+    fields = ("before", "after", "targets")
+    before, after, targets = (
+        torch.cat([getattr(each, name)[count] for each, count in zip(seen, counts, strict=True)]).unsqueeze(0)
+        for name in fields
+    )
+    return Transition(before, after, targets, torch.ones(1, dtype=torch.bool, device=before.device))
 
 
 def _groups(learner: PolicyLearner, batch: Rollouts) -> list[slice]:

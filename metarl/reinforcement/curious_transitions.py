@@ -48,7 +48,7 @@ class TransitionCuriosity(NamedTuple):
     def bonus(self, eta: Params, observations: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
         """See ``Shaping.bonus``."""
         params = own(eta)
-        device = params["bonus_mean"].device
+        device = params["surprise_mean"].device
         with torch.no_grad(), single_threaded():  # on as many threads as there are it would round differently
             seen, taken, counts = (each.to(device) for each in (observations, actions, mask))
             found = module.surprise(params, seen, taken, counts, self.choices)

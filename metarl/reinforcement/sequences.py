@@ -31,7 +31,7 @@ from metarl.types import Meta, Params, Rollouts
 from metarl.variants.fame import strength_of
 from metarl.variants.importance import mean_one
 from metarl.variants.policy_importance import POLICY_MEASURES, PolicyMeasure
-from metarl.variants.sequences import Consolidation, SequenceConfig
+from metarl.variants.sequences import Consolidation, SequenceConfig, check_used
 
 
 class PolicySequencer(NamedTuple):
@@ -77,7 +77,7 @@ def make_sequencer(policy: Policy, meta: Meta, train: MetaTrainConfig, config: S
 
     Raises:
         UnsuitableAlgorithm: if the run's policies do not adapt.
-        ValueError: if the run has no importance of its own and is to use it.
+        ValueError: if the run has no importance of its own and is to use it, or a setting would change nothing.
     """
     row = find_algorithm(train.algorithm)
     if not row.adapts:
@@ -88,6 +88,7 @@ def make_sequencer(policy: Policy, meta: Meta, train: MetaTrainConfig, config: S
     sizes = [train.inner.step_size] * config.steps
     own, how = importance_of(meta.elastic), config.consolidate
     how = how or ("own" if own else "none")
+    check_used(how, config)
     learner = make_free_learner(policy, train, sizes)
     plain = PolicySequencer(learner, sizes, meta, {}, None, "none", 0.0, config.decay)
     if how == "none":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from metarl import algorithms
 from metarl.algorithms import UnsuitableAlgorithm
 from metarl.reinforcement.algorithms import ALGORITHMS, find_algorithm
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curiosity_config import CuriosityConfig, CuriosityKind, EpisodeMeasure
 from metarl.reinforcement.fame import check_elastic
 from metarl.reinforcement.outers import check_fisher
 
@@ -29,6 +30,21 @@ OPTIONAL = (
 )
 """Settings that only some algorithms use, as paths from ``MetaTrainConfig``."""
 
+_MODULE = frozenset({"features", "hidden", "forward_weight", "joint", "learning_rate", "updates"})
+_WEIGHTS = frozenset({"gradients", "temperature", "clip"})
+_USES: dict[CuriosityKind | EpisodeMeasure, frozenset[str]] = {
+    "none": frozenset(),
+    "transition": _MODULE | {"strength", "batch_size"},
+    "features": _MODULE | _WEIGHTS,
+    "plain": _WEIGHTS | {"hidden", "learning_rate", "updates"},
+    "norm": _WEIGHTS,
+    "direction": _WEIGHTS,
+    "uniform": frozenset(),
+}
+"""Fields of ``CuriosityConfig`` that each kind, or measure of gradient, uses; ``plain`` has neither an encoder nor an
+inverse model to share its loss with."""
+_CURIOUS = frozenset(each.name for each in fields(CuriosityConfig)) - {"kind"}
+
 
 def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
     """That what was chosen besides the defaults is of use.
@@ -46,23 +62,61 @@ def check_settings(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
             f"{name} compares tasks with each other, so meta_batch_size must be at least {row.least_tasks}, got "
             f"{config.meta_batch_size}"
         )
-    if config.curiosity.kind != "none" and not (
-        row.adapts and row.steps_in_training and config.inner.steps and row.outer
-    ):
-        raise UnsuitableAlgorithm(
-            f"curiosity is of the rollouts that policies adapt on while they meta-train, of which {name} with "
-            f"{config.inner.steps} inner steps has none; leave --curiosity out, or choose maml-trpo"
-        )
-    if config.curiosity.kind == "gradient" and config.inner.learn_returns:
-        raise UnsuitableAlgorithm(
-            "learned returns make the inner loss's advantages anew, without the weights of --curiosity gradient; leave "
-            "one of them out, or choose --curiosity transition"
-        )
+    _check_curiosity(config, defaults)
     _check_estimator(config, defaults)
     if row.elastic:
         check_elastic(config.elastic)
     if "outer" in row.uses:
         check_fisher(config)
+
+
+def _check_curiosity(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:
+    """That curiosity is possible, and that what was chosen of it changes something."""
+    row, name = find_algorithm(config.algorithm), config.algorithm
+    curiosity, rollout = config.curiosity, config.rollout
+    if curiosity.kind != "none" and not (row.adapts and row.steps_in_training and config.inner.steps and row.outer):
+        raise UnsuitableAlgorithm(
+            f"curiosity is of the rollouts that policies adapt on while they meta-train, of which {name} with "
+            f"{config.inner.steps} inner steps has none; leave --curiosity out, or choose maml-trpo"
+        )
+    if curiosity.kind == "gradient" and config.inner.learn_returns:
+        raise UnsuitableAlgorithm(
+            "learned returns make the inner loss's advantages anew, without the weights of --curiosity gradient; leave "
+            "one of them out, or choose --curiosity transition"
+        )
+    if curiosity.kind == "transition" and rollout.horizon < 2:
+        raise UnsuitableAlgorithm(
+            "the last step of an episode has no transition to be curious about, so that --curiosity transition needs a "
+            f"rollout horizon of at least 2, got {rollout.horizon}"
+        )
+    if curiosity.kind == "gradient" and rollout.episodes < 2:
+        raise UnsuitableAlgorithm(
+            "weights of episodes have mean one, so that --curiosity gradient needs rollout episodes of at least 2, got "
+            f"{rollout.episodes}"
+        )
+    unused = sorted(_CURIOUS - _used(curiosity))
+    changed = [each for each in unused if getattr(curiosity, each) != getattr(defaults.curiosity, each)]
+    if changed:
+        raise UnsuitableAlgorithm(_idle(curiosity, changed))
+
+
+def _used(curiosity: CuriosityConfig) -> frozenset[str]:
+    """Fields that the kind, and of gradient the measure, has a use for."""
+    if curiosity.kind != "gradient":
+        return _USES[curiosity.kind]
+    projected = {"projection"} if curiosity.gradients == "projected" else set()
+    return _USES[curiosity.measure] | {"measure"} | (projected if curiosity.measure != "uniform" else set())
+
+
+def _idle(curiosity: CuriosityConfig, changed: list[str]) -> str:
+    """What is said of settings that were changed and do nothing."""
+    flags = ", ".join(f"--curiosity.{each.replace('_', '-')}" for each in changed)
+    if curiosity.kind == "none":
+        return f"{flags} changed, but curiosity is none; choose --curiosity transition or gradient, or leave it out"
+    if changed == ["projection"] and curiosity.measure != "uniform" and curiosity.kind == "gradient":
+        return f"{flags} changed, but gradients are not projected; choose --curiosity.gradients projected"
+    how = f" by {curiosity.measure}" if curiosity.kind == "gradient" else ""
+    return f"{flags} changed, which --curiosity {curiosity.kind}{how} has no use for; leave it out"
 
 
 def _check_estimator(config: MetaTrainConfig, defaults: MetaTrainConfig) -> None:

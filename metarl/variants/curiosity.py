@@ -172,7 +172,7 @@ MEASURES: dict[Measure, Callable[[Tensor, Tensor], Tensor]] = {
 """Curiosity ``[M, N]`` of the measures that are not learned, from losses ``[M, N]`` and gradients ``[M, N, G]``."""
 
 
-def sample_weights(curiosity: Tensor, *, temperature: float, clip: float) -> Weights:
+def sample_weights(curiosity: Tensor, *, temperature: float, clip: float, amounts: Tensor | None = None) -> Weights:
     """Weights of examples, in proportion to ``curiosity^(1 / temperature)``, with mean one and without history.
 
     What a limited example loses goes to the others in proportion, so that the mean stays. A power, not a softmax: the
@@ -182,18 +182,20 @@ def sample_weights(curiosity: Tensor, *, temperature: float, clip: float) -> Wei
         curiosity: r of each example, 0 or more, ``[M, N]``.
         temperature: 1 for weights in proportion, more for weights nearer to one.
         clip: the greatest weight, at least 1, where all are 1.
+        amounts: how often each counts in the mean, 0 or more, ``[M, N]``; alike if left out.
     """
-    curiosity, count = curiosity.detach(), curiosity.shape[1]
+    curiosity = curiosity.detach()
+    amounts = torch.ones_like(curiosity) if amounts is None else amounts
     peak = curiosity.amax(1, keepdim=True)
     usable = torch.isfinite(curiosity).all(1, keepdim=True) & (peak > 0.0)
     shares = torch.where(usable, curiosity / peak, 1.0).clamp(min=0.0) ** (1.0 / temperature) + _FLOOR
-    limit = min(clip, float(count))
-    ordered = shares.sort(1, descending=True).values
-    tails = ordered.flip(1).cumsum(1).flip(1)  # [M, N]: what is left without the k greatest
-    left = count - limit * torch.arange(count, dtype=shares.dtype, device=shares.device)
+    ordered, order = shares.sort(1, descending=True)
+    counts = amounts.gather(1, order)
+    tails = (counts * ordered).flip(1).cumsum(1).flip(1)  # [M, N]: what is left without the k greatest
+    left = amounts.sum(1, keepdim=True) - clip * (counts.cumsum(1) - counts)
     rates = left / tails
-    first = (rates * ordered <= limit * (1.0 + _ROUNDING)).to(shares.dtype).argmax(1, keepdim=True)
-    values = (rates.gather(1, first) * shares).clamp(max=limit)
+    first = (rates * ordered <= clip * (1.0 + _ROUNDING)).to(shares.dtype).argmax(1, keepdim=True)
+    values = (rates.gather(1, first) * shares).clamp(max=clip)
     return Weights(values, ~usable.squeeze(1))
 
 

@@ -67,7 +67,8 @@ def look_ahead(
 ) -> Transition:
     """What an inner step in which all episodes count alike does to the gradients of each.
 
-    What stands for the label of an example is what came of an episode: its mean advantage, ``[M, E, 1]``.
+    What stands for the label of an example is what came of an episode: its mean advantage, ``[M, E, 1]``. The root mean
+    square that gradients are divided by is that of the episodes that have a step.
 
     Args:
         learner: problem and rules.
@@ -82,7 +83,9 @@ def look_ahead(
     moved = inner_step(learner, eta, before, batch).phi
     second = episode_gradients(problem, moved, batch, state, projection)
     advantages = (batch.advantages * batch.mask).sum(-1) / batch.mask.sum(-1).clamp(min=1.0)
-    return curiosity.transition(first, second, advantages.unsqueeze(-1))
+    seen = curiosity.transition(first, second, advantages.unsqueeze(-1))
+    part = (batch.mask.sum(-1) > 0.0).to(first.dtype).mean(1).sqrt().view(-1, 1, 1)
+    return seen._replace(before=seen.before * part, after=seen.after * part)
 
 
 def weighted(batch: Rollouts, weights: Tensor) -> Rollouts:

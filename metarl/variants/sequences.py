@@ -47,3 +47,32 @@ class SequenceConfig:
                 )
         if not 0.0 <= self.decay <= 1.0:
             raise ValueError(f"decay must lie in [0, 1], what is left of earlier importance, got {self.decay}; try 1")
+
+
+def check_used(how: Consolidation, config: SequenceConfig) -> None:
+    """That what was chosen about holding changes something.
+
+    Args:
+        how: what holds in this run, where ``config.consolidate`` may leave it open.
+        config: as it was chosen.
+
+    Raises:
+        ValueError: naming what does nothing.
+    """
+    if how not in ("none", "own-fixed"):
+        return
+    plain = SequenceConfig()
+    names = ("strength", "decay", "mean_one") if how == "none" else ("decay", "mean_one")
+    chosen = [name for name in names if getattr(config, name) != getattr(plain, name)]
+    if not chosen:
+        return
+    got = " and ".join(f"{name} {getattr(config, name)}" for name in chosen)
+    if how == "none":
+        raise ValueError(
+            f"nothing holds in this run, so that {got} would change nothing; choose --consolidate fisher (own where a "
+            "run of fame kept importances), or leave it out"
+        )
+    raise ValueError(
+        f"consolidate own-fixed adds no importance to the run's own, so that {got} would change nothing; choose "
+        "--consolidate own, or leave it out"
+    )

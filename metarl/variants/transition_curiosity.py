@@ -22,9 +22,13 @@ from torch.nn import functional
 from metarl.nets import mlp_init
 from metarl.types import Params, Rollouts
 
-_DECAY = 0.99
-"""Of the bonus's running moments, in each meta-iteration."""
-_MOMENTS = ("bonus_weight", "bonus_mean", "bonus_square")
+_DECAY = 0.9
+"""Of the bonus's running moments, in each meta-iteration: the module learns so fast that what an untrained one found
+surprising says little twenty meta-iterations later."""
+_MOMENTS = ("surprise_weight", "surprise_mean", "surprise_variance")
+"""How many meta-iterations the surprises so far weigh, and their mean and variance."""
+_ROUNDING = 1e-6
+"""A deviation so small beside the mean is none."""
 
 
 class Transitions(NamedTuple):
@@ -102,19 +106,30 @@ def bonuses(params: Params, surprises: Tensor, strength: float) -> Tensor:
 
 
 def running_deviation(params: Params) -> Tensor:
-    """Of the surprises seen so far; 0 before the first."""
-    weight = params["bonus_weight"].clamp(min=1e-12)
-    mean, square = params["bonus_mean"] / weight, params["bonus_square"] / weight
-    return (square - mean.square()).clamp(min=0.0).sqrt()
+    """Of the surprises seen so far; 0 before the first, and where they were all alike."""
+    deviation = params["surprise_variance"].sqrt()
+    return torch.where(deviation > _ROUNDING * params["surprise_mean"], deviation, 0.0)
 
 
 def count_surprises(params: Params, surprises: Tensor) -> Params:
-    """The running moments with those of ``surprises [N]`` in them, ``decay * old + (1 - decay) * new``; as they are
-    where there is none or one that is not finite."""
-    if not surprises.numel() or not bool(torch.isfinite(surprises).all()):
+    """The running moments with those of ``surprises [N]`` in them; as they are where there is none or one whose square
+    is not finite.
+
+    Those of each meta-iteration weigh 1, and less by the decay with every later one; the new ones' share of all is a:
+
+        mean      <- mean + a (mean_new - mean)
+        variance  <- (1 - a) variance + a variance_new + a (1 - a) (mean_new - mean)^2
+
+    (Chan et al. 1983, The American Statistician 37, eq. 2.1), in which no two large numbers are subtracted.
+    """
+    weight, mean, variance = (params[name] for name in _MOMENTS)
+    found = surprises.var(correction=0) if surprises.numel() else variance
+    if not surprises.numel() or not bool(torch.isfinite(found)):
         return {name: params[name] for name in _MOMENTS}
-    new = (torch.ones_like(params["bonus_weight"]), surprises.mean(), surprises.square().mean())
-    return {name: torch.lerp(value, params[name], _DECAY) for name, value in zip(_MOMENTS, new, strict=True)}
+    grown = _DECAY * weight + 1.0
+    share, apart = 1.0 / grown, surprises.mean() - mean
+    spread = (1.0 - share) * variance + share * found + share * (1.0 - share) * apart.square()
+    return dict(zip(_MOMENTS, (grown, mean + share * apart, spread), strict=True))
 
 
 def encode(params: Params, observations: Tensor) -> Tensor:

@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 
 from metarl.experiments import study_policy_curiosity
-from metarl.experiments.study_policy_curiosity import SETTINGS, Study, main, markdown
+from metarl.experiments.study_policy_curiosity import SETTINGS, WAYS, Study, main, markdown, train_and_judge
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch, iterations: int = 1) -> None:
+    start = study_policy_curiosity.training()
+    rollout = replace(start.rollout, episodes=3, horizon=5)
+    tiny = replace(start, rollout=rollout, iterations=iterations, meta_batch_size=2)
+    monkeypatch.setattr(study_policy_curiosity, "training", lambda: tiny)
+    monkeypatch.setattr(study_policy_curiosity, "TASKS", 3)
 
 
 def test_what_is_made_is_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    start = study_policy_curiosity.training()
-    rollout = replace(start.rollout, episodes=3, horizon=5)
-    tiny = replace(start, rollout=rollout, iterations=1, meta_batch_size=2)
-    monkeypatch.setattr(study_policy_curiosity, "training", lambda: tiny)
-    monkeypatch.setattr(study_policy_curiosity, "TASKS", 3)
+    shorten(monkeypatch)
     options = ["--seeds", "1", "--ways", "none", "transition, 1", "gradient", "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["study", *options])
     main()
@@ -44,6 +48,38 @@ def test_the_table_compares_with_no_curiosity_seed_by_seed():
     half = 12.706 * 1.0
     assert lines[3] == f"| sparse | gradient | 2 | 5.00 ± 0.00 | 17.00 ± {12.706 * 6.0:.2f} | 2.00 ± {half:.2f} |"
     assert lines[2].endswith(" |  |")
+
+
+def test_the_table_compares_only_seeds_that_both_have():
+    """Seed k has the return 10 k without and 10 k + 1 with curiosity, but for the third, which only curiosity has."""
+    runs = [{"way": "none", "setting": "sparse", "seed": seed, "returns": [0.0, 10.0 * seed]} for seed in (1, 2, 4)]
+    curious = [{**runs[0], "way": "gradient", "seed": seed, "returns": [0.0, 10.0 * seed + 1.0]} for seed in (2, 3, 4)]
+    assert markdown({"runs": runs + curious}).splitlines()[3].endswith("| 1.00 ± 0.00 |")
+    assert markdown({"runs": curious}).splitlines()[2].endswith("| 31.00 ± 24.84 |  |")
+    assert markdown({"runs": runs[:1] + curious}).splitlines()[3].endswith("| 31.00 ± 24.84 |  |")
+
+
+def test_every_ways_curiosity_reaches_the_training(monkeypatch: pytest.MonkeyPatch):
+    """Returns before the step tell of what was trained, not of what is curious where it is judged."""
+    shorten(monkeypatch, iterations=3)
+    before = {way: train_and_judge(way, "distance", 1)[0] for way in WAYS}
+    assert len(set(before.values())) == len(WAYS), before
+
+
+@pytest.mark.parametrize("name", ["iterations", "tasks", "test_tasks", "test_episodes"])
+def test_a_file_of_runs_under_other_settings_gets_no_more_of_them(name, tmp_path: Path, monkeypatch):
+    shorten(monkeypatch)
+    monkeypatch.setattr("sys.argv", ["study", "--seeds", "1", "--ways", "none", "--output", str(tmp_path)])
+    main()
+    path = tmp_path / "navigation-2d.json"
+    content = json.loads(path.read_text())
+    now = content[name]
+    path.write_text(json.dumps(content | {name: 7}))
+    with pytest.raises(SystemExit, match=rf"holds runs with {name} 7 \(now {now}\); move it away, or .* --output"):
+        main()
+    path.write_text(json.dumps(content | {name: 7, "runs": []}))
+    main()
+    assert json.loads(path.read_text())[name] == now
 
 
 def test_unknown_ways_and_settings_are_refused():

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import metarl.envs
 from metarl.algorithms import UnsuitableAlgorithm
+from metarl.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from metarl.engine import Clock, Iteration
 from metarl.inner.adapt import unadapted
 from metarl.inner.policy_problem import InnerConfig
@@ -124,6 +125,17 @@ def test_policies_are_judged_as_they_were_trained():
     assert any(not torch.equal(curious[name], plain[name]) for name in plain)
 
 
+def test_a_checkpoint_of_other_moments_of_the_bonus_is_refused_by_their_names(tmp_path):
+    """Sums that fade by 0.99 and a mean square, as they were kept once, are no mean and variance."""
+    state = initial_state(NAVIGATION, TINY)[1]
+    former = {"surprise_weight": "bonus_weight", "surprise_mean": "bonus_mean", "surprise_variance": "bonus_square"}
+    eta = {former.get(name, name): value for name, value in own(state.meta.eta).items()}
+    old = state._replace(meta=state.meta._replace(eta={f"{PREFIX}{name}": value for name, value in eta.items()}))
+    path = save_checkpoint(tmp_path, old, family="navigation-2d", keep=1)
+    with pytest.raises(CheckpointError, match=r"missing: .*surprise_mean.*; besides: .*bonus_mean"):
+        load_checkpoint(path, state, family="navigation-2d")
+
+
 def test_no_outer_update_moves_the_module_and_a_refused_one_does_not_stop_it():
     """A trust region that accepts nothing: the module learns as it does beside one that does."""
     refused = replace(TINY, outer=replace(TINY.outer, max_kl=1e-30, line_search_steps=1), iterations=1)
@@ -175,7 +187,8 @@ def test_episodes_of_the_support_have_weights_of_mean_one_and_those_of_the_query
     data = support_of(replace(GRADIENT, curiosity=curiosity))
     assert len(data.support) == 2
     for batch in data.support:
-        assert_close(batch.weights.mean(1), torch.ones(4))
+        steps = batch.mask.sum(-1)
+        assert_close((batch.weights * steps).sum(1) / steps.sum(1), torch.ones(4))
         assert float(batch.weights.max()) <= 2.0 + 1e-5
         assert float(batch.weights.min()) < 0.99
         assert not batch.weights.requires_grad
@@ -219,7 +232,7 @@ def test_the_modules_forward_error_falls_on_tasks_that_come_again():
     config = replace(GRADIENT.curiosity, updates=100, learning_rate=0.01)
     curiosity, learner, data = make_curiosity(policy, config), make_learner(policy, GRADIENT), support_of(GRADIENT)
     losses = []
-    for _ in range(3):
+    for _ in range(5):
         lesson = curiosity.learn(state, learner, data.support, torch.Generator().manual_seed(0))
         meta = state.meta._replace(eta=state.meta.eta | lesson.eta)
         state = state._replace(meta=meta, optimizer=state.optimizer | lesson.moments)
@@ -253,6 +266,7 @@ def test_what_does_not_adapt_while_it_trains_cannot_be_curious(changes):
         ({"clip": 0.5}, "curiosity clip must be finite and at least 1, .* got 0.5"),
         ({"temperature": 0.0}, "curiosity temperature must be positive and finite, got 0.0"),
         ({"strength": -0.1}, "curiosity strength must be 0 or more and finite, got -0.1"),
+        ({"features": 1}, "curiosity features must be at least 2, got 1: they are scaled"),
         ({"updates": 0}, "curiosity updates must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "curiosity learning_rate must be positive and finite, got 0.0"),
         ({"forward_weight": 1.5}, r"curiosity forward_weight must lie in \[0, 1\], got 1.5"),

@@ -160,3 +160,22 @@ def test_importances_that_a_run_did_not_keep_are_refused():
     policy, state = initial_state(NAVIGATION, TINY)
     with pytest.raises(ValueError, match="consolidate own needs a run that kept importances"):
         make_sequencer(policy, state.meta, TINY, replace(SHORT, consolidate="own"))
+
+
+@pytest.mark.parametrize("options", [{"strength": 3.0}, {"decay": 0.5}, {"mean_one": False}])
+def test_settings_of_what_holds_are_refused_where_nothing_does(options):
+    """MAML keeps no importances, so that nothing is what consolidate stands for if left out."""
+    policy, state = initial_state(NAVIGATION, TINY)
+    for how in (None, "none") if "strength" not in options else (None,):
+        with pytest.raises(ValueError, match=r"nothing holds in this run, .* --consolidate fisher"):
+            make_sequencer(policy, state.meta, TINY, replace(SHORT, consolidate=how, **options))
+    assert make_sequencer(policy, state.meta, TINY, replace(SHORT, consolidate="fisher", **options)).measure is not None
+
+
+def test_what_is_said_of_added_importances_is_refused_where_none_is_added():
+    policy, state, config = fame()
+    ones = {name: torch.ones_like(value) for name, value in state.meta.theta.items()}
+    meta = state.meta._replace(elastic=state.meta.elastic | held_by(ones))
+    with pytest.raises(ValueError, match="consolidate own-fixed adds no importance"):
+        make_sequencer(policy, meta, config, replace(SHORT, consolidate="own-fixed", decay=0.5))
+    assert make_sequencer(policy, meta, config, replace(SHORT, decay=0.5)).decay == 0.5

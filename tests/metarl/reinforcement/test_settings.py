@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -13,6 +15,7 @@ from metarl.outer.descent import ClipConfig
 from metarl.outer.trust_region import TrustRegionConfig
 from metarl.reinforcement.algorithms import ALGORITHMS
 from metarl.reinforcement.config import MetaTrainConfig
+from metarl.reinforcement.curiosity_config import CuriosityConfig, EpisodeMeasure
 from metarl.reinforcement.settings import OPTIONAL, check_settings, settled
 
 TINY = MetaTrainConfig(meta_batch_size=4, iterations=2)
@@ -88,3 +91,79 @@ def test_every_setting_that_a_row_uses_is_one_that_not_every_row_has():
 def test_returns_are_learned_only_by_what_descends_through_the_inner_loop(name):
     with pytest.raises(UnsuitableAlgorithm, match=r"does not use .* --inner.learn-returns.* promp"):
         check_settings(replace(TINY, algorithm=name, inner=InnerConfig(learn_returns=("discount",))), TINY)
+
+
+@pytest.mark.parametrize(
+    ("curiosity", "message"),
+    [
+        ({"strength": 1.0}, r"--curiosity.strength changed, but curiosity is none; choose --curiosity transition"),
+        ({"learning_rate": 0.1, "clip": 2.0}, r"--curiosity.clip, --curiosity.learning-rate changed, but .* is none"),
+        ({"kind": "transition", "clip": 2.0}, r"--curiosity.clip changed, which --curiosity transition has no use for"),
+        (
+            {"kind": "transition", "measure": "norm"},
+            r"--curiosity.measure changed, which --curiosity transition has no",
+        ),
+        (
+            {"kind": "gradient", "strength": 1.0},
+            r"curiosity.strength changed, which .* gradient by features has no use",
+        ),
+        ({"kind": "gradient", "batch_size": 9}, r"--curiosity.batch-size changed, which .* by features has no use for"),
+        ({"kind": "gradient", "measure": "plain", "joint": True}, r"--curiosity.joint changed, .* by plain has no use"),
+        ({"kind": "gradient", "measure": "norm", "updates": 9}, r"--curiosity.updates changed, .* by norm has no use"),
+        (
+            {"kind": "gradient", "measure": "uniform", "clip": 2.0},
+            r"--curiosity.clip changed, .* by uniform has no use",
+        ),
+        ({"kind": "gradient", "projection": 9}, r"--curiosity.projection changed, but gradients are not projected"),
+    ],
+)
+def test_curiosity_that_does_nothing_is_refused_by_name(curiosity, message):
+    config = replace(TINY, curiosity=CuriosityConfig(**curiosity))
+    with pytest.raises(UnsuitableAlgorithm, match=message):
+        check_settings(config, TINY)
+    check_settings(config, config)  # as a preset has it
+
+
+@pytest.mark.parametrize(
+    "curiosity",
+    [
+        {"kind": "transition", "strength": 1.0, "batch_size": 9, "features": 3, "joint": True},
+        {"kind": "gradient", "features": 3, "forward_weight": 0.5, "temperature": 2.0, "gradients": "whole"},
+        {"kind": "gradient", "measure": "plain", "hidden": 3, "updates": 9, "gradients": "projected", "projection": 9},
+        {"kind": "gradient", "measure": "direction", "clip": 2.0},
+        {"kind": "gradient", "measure": "uniform"},
+    ],
+)
+def test_curiosity_that_does_something_is_not_refused(curiosity):
+    check_settings(replace(TINY, curiosity=CuriosityConfig(**curiosity)), TINY)
+
+
+def test_every_setting_of_curiosity_is_of_use_to_some():
+    changed = CuriosityConfig(
+        strength=1.0, features=3, hidden=3, forward_weight=0.5, joint=True, learning_rate=0.1, updates=9, batch_size=9,
+        measure="norm", gradients="whole", projection=9, temperature=2.0, clip=2.0,
+    )  # fmt: skip
+    chosen = [{"kind": "transition"}, *({"kind": "gradient", "measure": each} for each in get_args(EpisodeMeasure))]
+    for field in dataclasses.fields(CuriosityConfig)[1:]:
+        value, works = getattr(changed, field.name), []
+        for how in chosen:
+            about = {"gradients": "projected"} if field.name == "projection" else {}
+            start = replace(TINY, curiosity=CuriosityConfig(**how | about))
+            try:
+                check_settings(replace(start, curiosity=replace(start.curiosity, **{field.name: value})), start)
+            except UnsuitableAlgorithm:
+                continue
+            works.append(how)
+        assert works, field.name
+
+
+def test_curiosity_that_cannot_tell_anything_apart_is_refused():
+    for curiosity, rollout, message in (
+        ("transition", {"horizon": 1}, "needs a rollout horizon of at least 2, got 1"),
+        ("gradient", {"episodes": 1}, "needs rollout episodes of at least 2, got 1"),
+    ):
+        config = replace(TINY, curiosity=CuriosityConfig(kind=curiosity))
+        with pytest.raises(UnsuitableAlgorithm, match=message):
+            check_settings(replace(config, rollout=replace(config.rollout, **rollout)), TINY)
+        check_settings(replace(config, rollout=replace(config.rollout, **dict.fromkeys(rollout, 2))), TINY)
+        check_settings(replace(TINY, rollout=replace(TINY.rollout, **rollout)), TINY)

@@ -200,6 +200,19 @@ def test_weights_have_no_history():
     assert not sample_weights(curiosity, temperature=1.0, clip=2.0).values.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [
+        (9.0, [4 / 7, 8 / 7, 36 / 7]),  # 1, 2 and 9 with 1, 3 and no steps: 7 over 4 steps
+        (1.1, [0.7, 1.1, 1.1]),  # of 4 the second takes 3.3
+    ],
+)
+def test_weights_of_what_counts_several_times_or_not_at_all_have_mean_one_over_all_times(clip, expected):
+    curiosity, amounts = tensor([[1.0, 2.0, 9.0]]), tensor([[1.0, 3.0, 0.0]])
+    found = sample_weights(curiosity, temperature=1.0, clip=clip, amounts=amounts)
+    assert_close(found.values, tensor([expected]), rtol=1e-4, atol=1e-5)
+
+
 def test_the_order_of_samples_and_the_unit_of_curiosity_change_no_weight():
     curiosity, order = random(4, 9).exp(), torch.randperm(9, generator=torch.Generator().manual_seed(1))
     found = sample_weights(curiosity, temperature=0.5, clip=1.5).values

@@ -111,19 +111,48 @@ def test_the_order_of_episodes_changes_no_surprise():
 
 
 def test_the_bonus_is_in_units_of_the_running_deviation_and_nothing_before_there_is_one():
-    """Surprises 1 and 3: mean 2, deviation 1; then 5 and 5 with the weight of 0.01 against 0.0099."""
+    """Surprises 1 and 3: mean 2, deviation 1; then 5 and 5, which weigh 1 against 0.9."""
     params = module()
     assert_close(bonuses(params, torch.tensor([4.0]), 0.5), torch.tensor([0.0]))
     params |= count_surprises(params, torch.tensor([1.0, 3.0]))
     assert_close(running_deviation(params), torch.tensor(1.0), rtol=1e-4, atol=0.0)
     assert_close(bonuses(params, torch.tensor([4.0]), 0.5), torch.tensor([2.0]), rtol=1e-4, atol=0.0)
     params |= count_surprises(params, torch.tensor([5.0, 5.0]))
-    share = 0.01 / 0.0199
+    share = 1.0 / 1.9
     mean, square = share * 5.0 + (1 - share) * 2.0, share * 25.0 + (1 - share) * 5.0
     assert float(running_deviation(params)) == pytest.approx(math.sqrt(square - mean**2), rel=1e-3)
 
 
-@pytest.mark.parametrize("surprises", [torch.tensor([]), torch.tensor([1.0, math.inf])])
+@pytest.mark.parametrize(("mean", "deviation"), [(10.0, 0.003), (1.0, 1e-4), (0.0, 0.5)])
+def test_the_deviation_is_right_however_far_from_zero_surprises_lie(mean, deviation):
+    """In single precision the mean square of the first, 100, is known to about 1e-5, which is their variance."""
+    params, drawing = module(), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        params |= count_surprises(params, mean + deviation * torch.randn(2000, generator=drawing))
+    assert float(running_deviation(params)) == pytest.approx(deviation, rel=0.02)
+
+
+def test_the_bonus_follows_a_module_whose_surprises_shrink():
+    """After 40 meta-iterations without surprises like the first, these weigh 0.9^40 of what they did, about 0.015."""
+    params = module()
+    params |= count_surprises(params, torch.tensor([0.0, 20.0]))
+    for _ in range(40):
+        params |= count_surprises(params, torch.tensor([0.0, 2.0]))
+    share = 0.1 * 0.9**40 / (1.0 - 0.9**41)
+    variance = (1.0 - share) * 1.0 + share * 100.0 + share * (1.0 - share) * 81.0
+    assert float(running_deviation(params)) == pytest.approx(math.sqrt(variance), rel=1e-4)
+    assert float(running_deviation(params)) < 1.15
+
+
+def test_surprises_that_are_all_alike_have_no_deviation_and_give_no_bonus():
+    params = module()
+    for _ in range(3):
+        params |= count_surprises(params, torch.full((7,), 0.3))
+    assert float(running_deviation(params)) == 0.0
+    assert not bonuses(params, torch.tensor([0.3]), 0.1).any()
+
+
+@pytest.mark.parametrize("surprises", [torch.tensor([]), torch.tensor([1.0, math.inf]), torch.tensor([1.0, 1e30])])
 def test_no_surprises_and_those_that_are_not_finite_leave_the_moments_as_they_are(surprises):
     params = module()
     params |= count_surprises(params, torch.tensor([1.0, 3.0]))
