@@ -25,12 +25,13 @@ def draw_curiosity(family: FewShotFamily, learner: CuriousLearner, meta: Meta, t
     Args:
         family: of pictures.
         learner: what weights them.
-        meta: what it learned.
+        meta: what it learned, on any device.
         tasks: rows ``[M, P]``.
     """
-    support = few_shot_data(family, tasks, 1, "cpu").support[0]
-    weights = learner.attend(meta, support).weights.values.numpy()
-    images, wrong = support.inputs.numpy(), mislabeled(family, tasks)
+    device = str(next(iter(meta.theta.values())).device)
+    support = few_shot_data(family, tasks, 1, device).support[0]
+    weights = learner.attend(meta, support).weights.values.cpu().numpy()
+    images, wrong = family.examples(tasks).support_inputs, mislabeled(family, tasks)
     across = min(_MOST, weights.shape[1])
     figure = Figure(figsize=(0.9 * across, 1.25 * len(tasks)), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -12,7 +12,7 @@ from metarl.algorithms import UnsuitableAlgorithm
 from metarl.few_shot import building
 from metarl.few_shot.building import compile_learner
 from metarl.few_shot.config import FewShotConfig
-from metarl.few_shot.curiosity_config import CuriosityConfig
+from metarl.few_shot.curiosity_config import CuriosityConfig, check_measure
 from metarl.few_shot.curious import Curiosity, CuriousLearner
 from metarl.few_shot.fame import FameLearner
 from metarl.few_shot.learners import (
@@ -83,6 +83,8 @@ def check_settings(config: FewShotConfig, defaults: FewShotConfig) -> None:
         raise UnsuitableAlgorithm(
             "settings --curiosity.* were changed, but curiosity is none; choose --curiosity gradient, or leave them out"
         )
+    if config.curiosity.kind != "none":
+        check_measure(config.curiosity, defaults.curiosity)
 
 
 def make_learner(family: FewShotFamily, config: FewShotConfig) -> FewShotLearner:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from metarl.algorithms import UnsuitableAlgorithm
 from metarl.variants.curiosity import Measure
 from metarl.variants.gradient_states import GradientState
 
 CuriosityKind = Literal["none", "gradient"]
+
+_SCALE = frozenset({"temperature", "clip", "outer"})
+_GRADIENTS = _SCALE | {"gradients", "projection"}
+USES: dict[Measure, frozenset[str]] = {
+    "features": _GRADIENTS | {"features", "hidden", "forward_weight", "joint"},
+    "plain": _GRADIENTS | {"hidden"},
+    "loss": _SCALE,
+    "norm": _GRADIENTS,
+    "direction": _GRADIENTS,
+    "uniform": frozenset(),
+}
+"""Settings besides kind and measure that each measure has a use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +44,7 @@ class CuriosityConfig:
     clip: float = 3.0
     """Greatest weight; their mean is one."""
     features: int = 32
-    """What the encoder makes of a gradient."""
+    """What the encoder makes of a gradient, at least 2."""
     hidden: int = 64
     """Width of the module's hidden layers."""
     forward_weight: float = 0.2
@@ -47,9 +60,14 @@ class CuriosityConfig:
             if getattr(self, name) not in get_args(known):
                 options = ", ".join(get_args(known))
                 raise ValueError(f"curiosity {name} must be one of {options}, got {getattr(self, name)!r}")
-        for name in ("projection", "features", "hidden"):
+        for name in ("projection", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"curiosity {name} must be at least 1, got {getattr(self, name)}")
+        if self.features < 2:
+            raise ValueError(
+                "curiosity features must be at least 2, for they are normalized and a single number would always be 0, "
+                f"got {self.features}; 32 is usual"
+            )
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"curiosity temperature must be positive and finite, got {self.temperature}; 1 is usual")
         if not 1.0 <= self.clip < math.inf:
@@ -58,3 +76,26 @@ class CuriosityConfig:
             )
         if not 0.0 <= self.forward_weight <= 1.0:
             raise ValueError(f"curiosity forward_weight must lie in [0, 1], got {self.forward_weight}; 0.2 is usual")
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Settings besides kind and measure that are of use with these."""
+        return USES[self.measure] - (frozenset() if self.gradients == "projected" else {"projection"})
+
+
+def check_measure(config: CuriosityConfig, defaults: CuriosityConfig) -> None:
+    """That no setting was changed that the measure has no use for.
+
+    Raises:
+        UnsuitableAlgorithm: naming the setting, and what would use it.
+    """
+    for item in fields(config):
+        name = item.name
+        if name in ("kind", "measure") or name in config.uses or getattr(config, name) == getattr(defaults, name):
+            continue
+        users = " or ".join(each for each, used in USES.items() if name in used)
+        needed = f"--curiosity.measure {users}{' and --curiosity.gradients projected' * (name == 'projection')}"
+        raise UnsuitableAlgorithm(
+            f"--curiosity.{name.replace('_', '-')} was changed, but measure {config.measure} with gradients "
+            f"{config.gradients} has no use for it; leave it out, or choose {needed}"
+        )

@@ -11,6 +11,7 @@ import pytest
 import metarl.envs  # noqa: F401  registers the families
 from metarl.experiments.config import ConfigError, RunConfig, from_json, to_json
 from metarl.experiments.presets import PRESETS, UnknownPreset, preset_config
+from metarl.few_shot.curiosity_config import CuriosityConfig
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.tasks import FAMILIES, UnknownTaskFamily
 
@@ -22,6 +23,14 @@ HERE = Path("config.json")
 def test_every_preset_survives_the_way_to_disk_and_back(family, preset):
     config = preset_config(family, preset)
     assert from_json(to_json(config), HERE) == config
+
+
+def test_a_run_with_settings_that_would_be_refused_today_can_be_read():
+    """Curiosity by the norm has no use for features: check_settings says so when a run begins."""
+    config = preset_config("omniglot")
+    curiosity = CuriosityConfig(kind="gradient", measure="norm", features=64, projection=8)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, curiosity=curiosity))
+    assert from_json(to_json(config), Path("config.json")).train.curiosity == curiosity
 
 
 def test_the_maml_preset_is_the_published_setting():

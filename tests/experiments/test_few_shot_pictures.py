@@ -14,10 +14,12 @@ from torch import Tensor
 
 from metarl.envs import Boolean, Sinusoid
 from metarl.experiments.cli import main
-from metarl.experiments.curiosity_pictures import mislabeled
+from metarl.experiments.curiosity_pictures import draw_curiosity, mislabeled
 from metarl.experiments.few_shot_pictures import CURVE_POINTS, draw_tasks, drawable, with_curve
+from metarl.few_shot.curious_problem import Attention
 from metarl.tasks import make_family
 from metarl.types import Examples, Meta
+from metarl.variants.curiosity import Weights
 
 GREEN, RED, BLACK = (40, 170, 80), (215, 50, 45), (0, 0, 0)
 
@@ -144,6 +146,25 @@ def test_tensorboard_shows_what_a_curious_run_looks_at(shapes: None, tmp_path: P
     with Image.open(io.BytesIO(events.Images("curiosity")[0].encoded_image_string)) as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
     assert {"curiosity/forward_loss", "curiosity/inverse_loss"} <= set(events.Tags()["scalars"])
+
+
+class Looks:
+    """Weights every example alike, where its parameters are."""
+
+    def attend(self, meta: Meta, support: Examples) -> Attention:
+        assert all(field.device == meta.theta["w"].device for field in support)
+        even = torch.ones(support.targets.shape)  # on the processor: of "meta" nothing can be fetched
+        return Attention(even, Weights(even, even[:, 0] > 1.0), None)
+
+
+def test_what_is_looked_at_is_where_the_parameters_are(images):
+    rows = images.sample_test(np.random.default_rng(0), 2)
+    drawn = [
+        draw_curiosity(images, Looks(), Meta({"w": torch.empty(1, device=device)}, {}, {}), rows)  # type: ignore[arg-type]
+        for device in ("meta", "cpu")
+    ]
+    assert (drawn[0] == drawn[1]).all()
+    assert len(np.unique(drawn[0])) > 10
 
 
 def test_only_examples_with_the_target_of_another_class_are_mislabeled(shapes: None):
