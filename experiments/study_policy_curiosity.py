@@ -10,7 +10,6 @@ again. ``docs/curiosity.md`` reads the results.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from metarl.engine import meta_train
 from metarl.experiments.config import RunConfig
 from metarl.experiments.few_shot_scores import mean_and_interval, score_text
 from metarl.experiments.kinds import REINFORCEMENT
-from metarl.experiments.measure import machine
 from metarl.experiments.presets import preset_config
 from metarl.experiments.runs import write_json
+from metarl.experiments.study_file import open_study
 from metarl.reinforcement.algorithms import make_learner
 from metarl.reinforcement.collecting import evaluate
 from metarl.reinforcement.config import MetaTrainConfig
@@ -85,40 +84,27 @@ def main() -> None:
     """Make the runs that are missing, then the table."""
     study, console = tyro.cli(Study), Console()
     path = study.output / "navigation-2d.json"
-    content = started(path)
+    common = training()
+    setting = {
+        "iterations": common.iterations,
+        "tasks": common.meta_batch_size,
+        "horizon": common.rollout.horizon,
+        "test_tasks": TASKS,
+        "test_episodes": EPISODES,
+    }
+    content = open_study(path, setting)
     for seed in study.seeds:
-        for setting in study.settings:
+        for reward in study.settings:
             for way in study.ways:
-                key = {"way": way, "setting": setting, "seed": seed}
+                key = {"way": way, "setting": reward, "seed": seed}
                 if any(key.items() <= run.items() for run in content["runs"]):
                     continue
-                returns = train_and_judge(way, setting, seed)
+                returns = train_and_judge(way, reward, seed)
                 content["runs"].append(key | {"returns": returns})
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, content)
                 console.print(f"{key}: {' → '.join(f'{each:.1f}' for each in returns)}", soft_wrap=True)
     console.print(markdown(content), markup=False, soft_wrap=True)
-
-
-def started(path: Path) -> dict[str, Any]:
-    """What the output file has already, under the present settings.
-
-    Raises:
-        SystemExit: if its runs were made with others, which no table may mix with these.
-    """
-    common = training()
-    head = {
-        "iterations": common.iterations,
-        "tasks": common.meta_batch_size,
-        "test_tasks": TASKS,
-        "test_episodes": EPISODES,
-    }
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
-    other = {name: content.get(name) for name in head if content.get(name) != head[name]} if content["runs"] else {}
-    if other:
-        was = ", ".join(f"{name} {value} (now {head[name]})" for name, value in other.items())
-        raise SystemExit(f"{path} holds runs with {was}; move it away, or name another folder with --output")
-    return content | {"machine": machine(), **head}
 
 
 def train_and_judge(way: str, setting: str, seed: int) -> list[float]:

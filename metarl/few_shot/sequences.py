@@ -19,7 +19,7 @@ from metarl.trees import add_scaled, expand
 from metarl.types import Examples, Meta, Params
 from metarl.variants.fame import strength_of
 from metarl.variants.importance import Measure, make_measure, mean_one
-from metarl.variants.sequences import Consolidation, SequenceConfig
+from metarl.variants.sequences import Consolidation, SequenceConfig, check_used
 
 
 class Sequencer(NamedTuple):
@@ -66,11 +66,12 @@ def make_sequencer(learner: Any, meta: Meta, config: SequenceConfig, *, kind: st
 
     Raises:
         UnsuitableAlgorithm: if nothing goes on from task to task, or nothing can be held.
-        ValueError: if the run has no importance of its own and is to use it.
+        ValueError: if the run has no importance of its own and is to use it, or what was chosen changes nothing.
     """
     base, start = adapting(learner, meta)
     own = importance_of(meta.elastic)
     how = config.consolidate or ("own" if own else "none")
+    check_used(how, config)
     plain = Sequencer(base, start, config.steps, {}, None, "none", 0.0, step_size, config.decay)
     if how == "none":
         return plain

@@ -84,14 +84,14 @@ def plain_loop(start: Params, tasks: list[tuple[Tensor, Tensor]], *, strength: f
     return found
 
 
-@pytest.mark.parametrize(("consolidate", "strength"), [("none", None), ("empirical-fisher", 3.0)])
-def test_every_sequence_goes_as_a_plain_loop_over_it_alone(waves, consolidate, strength):
-    sequencer = sequencer_of(waves(), "maml", consolidate=consolidate, strength=strength, decay=0.5)
+@pytest.mark.parametrize(("consolidate", "strength", "decay"), [("none", None, 1.0), ("empirical-fisher", 3.0, 0.5)])
+def test_every_sequence_goes_as_a_plain_loop_over_it_alone(waves, consolidate, strength, decay):
+    sequencer = sequencer_of(waves(), "maml", consolidate=consolidate, strength=strength, decay=decay)
     points, supports = passed(waves(), sequencer)
     assert len(points) == TASKS + 1
     for number in range(SEQUENCES):
         tasks = [(support.inputs[number], support.targets[number]) for support in supports]
-        expected = plain_loop(sequencer.meta.theta, tasks, strength=strength or 0.0, decay=0.5)
+        expected = plain_loop(sequencer.meta.theta, tasks, strength=strength or 0.0, decay=decay)
         for after, point in zip(expected, points[1:], strict=True):
             for name, value in after.items():
                 assert_close(point[name][number], value, rtol=1e-4, atol=1e-5)
@@ -245,6 +245,11 @@ def test_learners_that_keep_nothing_of_a_task_are_refused(blobs, waves):
     with pytest.raises(UnsuitableAlgorithm, match="synaptic follows no gradient that an importance could hold"):
         sequencer_of(waves(), "synaptic", consolidate="mas")
     passed(waves(), sequencer_of(waves(), "synaptic"))
+
+
+def test_a_strength_where_nothing_holds_is_refused(waves):
+    with pytest.raises(ValueError, match=r"nothing holds in this run, so that strength 3.0 would change nothing"):
+        sequencer_of(waves(), "maml", strength=3.0)
 
 
 def test_importances_that_a_run_does_not_have_are_refused(waves):
