@@ -82,6 +82,11 @@ def check_radius(radius: float | None, *, terminate: bool) -> None:
     if radius is None:
         return
     check_positive("radius", radius, "m")
+    if radius > 1.0:
+        raise ValueError(
+            "within the radius the reward is 1 minus the distance (m), beyond it 0: with a larger one being near "
+            f"could be worse than being far; radius must be at most 1 m, got {radius}"
+        )
     if terminate:
         raise ValueError(
             "with a radius every step near the goal is rewarded, so that reaching it must not end the episode; "
@@ -255,8 +260,8 @@ class Navigation2D:
     terminate: bool = True
     """Whether reaching the goal ends the episode."""
     radius: float | None = None
-    """Reward nothing farther than this from the goal (m; PEARL: 0.2, without ``terminate``); None for the distance
-    everywhere."""
+    """Reward nothing farther than this from the goal (m, at most 1; PEARL: 0.2, without ``terminate``); None for the
+    distance everywhere."""
 
     def __post_init__(self) -> None:
         check_choice("goals", self.goals, ("square", "corners", "half-circle"))

@@ -136,6 +136,14 @@ def test_task_is_described_in_words():
     assert Navigation2D().describe(np.array([0.314, -0.2])) == "goal (0.31, -0.20) m"
 
 
+def test_a_radius_within_which_being_near_would_be_punished_is_refused():
+    assert move(np.zeros((1, 2)), np.array([[1.0, 0.0]]), np.zeros((1, 2)), radius=1.0).rewards[0] == 0.0
+    for make in (Navigation2D, Navigation2DEnv, lambda **options: Navigation2DVectorEnv(np.zeros((1, 2)), **options)):
+        make(radius=1.0, terminate=False)
+        with pytest.raises(ValueError, match=r"worse than being far; radius must be at most 1 m, got 1\.01"):
+            make(radius=1.01, terminate=False)
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(ValueError, match="extent must be finite and positive"):
         Navigation2D(extent=0.0)
