@@ -150,7 +150,7 @@ _NAVIGATION = Setting(
     _policies("navigation-2d"),
     sequences=10,
     tasks=5,
-    steps=1,  # as in training: with three of the full size some seeds overshoot their goals
+    steps=3,
     own_steps={},
     pictured=(("maml-trpo", NAIVE), ("fame", Holding("own", 1.0))),
     episodes=20,

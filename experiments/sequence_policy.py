@@ -92,7 +92,7 @@ def _alone(
 ) -> np.ndarray:
     """Return of each task after as many steps from the initialization, as evaluation has it, ``[J, M]``."""
     meta = run.state.meta
-    learner = make_learner(run.learner, train, [train.inner.step_size] * steps, held=meta.elastic)
+    learner = make_learner(run.learner, train, train.inner.step_sizes(steps), held=meta.elastic)
     rows = []
     for place, some in enumerate(tasks):
         own = seeds._replace(path=(*seeds.path, place, 2))

@@ -85,7 +85,7 @@ def make_sequencer(policy: Policy, meta: Meta, train: MetaTrainConfig, config: S
             f"only parameters that adapt by gradient can go on from task to task, and policies of {train.algorithm} do "
             "not; try maml-trpo, fame or pretrain"
         )
-    sizes = [train.inner.step_size] * config.steps
+    sizes = train.inner.step_sizes(config.steps)
     own, how = importance_of(meta.elastic), config.consolidate
     how = how or ("own" if own else "none")
     check_used(how, config)

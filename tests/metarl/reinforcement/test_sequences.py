@@ -72,7 +72,7 @@ def test_the_first_task_is_learned_as_it_is_learned_alone():
     start = {name: value.expand(4, *value.shape) for name, value in state.meta.theta.items()}
     path = SEEDS._replace(path=(7,))
     found = sequences._learn(NAVIGATION, sequencer, start, {}, tasks[0], TINY.rollout, path)
-    learner = make_learner(policy, TINY, [0.1, 0.1])
+    learner = make_learner(policy, TINY, TINY.inner.step_sizes(2))
     expected = evaluate(NAVIGATION, learner, state.meta, tasks[0], TINY.rollout, path).adapted[-1]
     assert_close(found, expected, rtol=0.0, atol=0.0)
 
