@@ -73,7 +73,7 @@ def load_run(directory: Path, checkpoint: str = "newest", *, device: str | None 
         device: where to load it to; where it was trained if left out.
 
     Raises:
-        RunError: if the directory is not a run or was written by another version.
+        RunError: if the directory is not a run, was written by another version, or has no best checkpoint yet.
         CheckpointError: if no checkpoint can be read.
     """
     config = load_config(directory)
@@ -82,9 +82,26 @@ def load_run(directory: Path, checkpoint: str = "newest", *, device: str | None 
     learner, like = kind_of_run(config).prepare(config)
     folder = directory / "checkpoints"
     if checkpoint == "best":
+        _check_best(directory, config)
         return Run(directory, config, learner, load_checkpoint(folder / BEST, like, family=config.family_name), [])
     state, complaints = load_newest(folder, like, family=config.family_name)
     return Run(directory, config, learner, state, complaints)
+
+
+def _check_best(directory: Path, config: RunConfig) -> None:
+    """That a run has a best checkpoint.
+
+    Raises:
+        RunError: saying when it will have one, if ever.
+    """
+    if (directory / "checkpoints" / BEST).is_file():
+        return
+    every, iterations = config.train.held_out_every, config.train.iterations
+    if every and iterations:
+        why = f"yet: the first is kept once held-out tasks were judged, every {every} of its {iterations} iterations"
+    else:
+        why = f"and will have none: it judges no held-out tasks (held_out_every {every}, {iterations} iterations)"
+    raise RunError(f"{directory} has no best checkpoint {why}; use --checkpoint newest")
 
 
 def read_metrics(directory: Path) -> list[Metrics]:

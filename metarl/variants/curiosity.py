@@ -45,7 +45,8 @@ class Transition(NamedTuple):
     targets: Tensor
     """Classes ``[M, N]``, whole numbers, or values ``[M, N, out]``."""
     valid: Tensor
-    """Whether all of a task's gradients are finite, ``[M]``; they are 0 where they are not."""
+    """Whether all of a task's gradients are finite, and those before neither all 0 nor too large to be squared, which
+    would leave nothing but the targets to tell examples apart, ``[M]``; what is not finite is 0."""
 
 
 class Weights(NamedTuple):
@@ -54,7 +55,7 @@ class Weights(NamedTuple):
     values: Tensor
     """``[M, N]``, mean one."""
     fell_back: Tensor
-    """Whether they are all one because the curiosity was 0 or not finite, ``[M]``."""
+    """Whether they are all one because the curiosity was 0 throughout or somewhere not finite, ``[M]``."""
 
 
 def init(
@@ -83,11 +84,12 @@ def init(
 
 def transition(before: Tensor, after: Tensor, targets: Tensor) -> Transition:
     """Gradients ``[M, N, G]`` before and after a step, as the module sees them."""
-    valid = torch.isfinite(before).flatten(1).all(1) & torch.isfinite(after).flatten(1).all(1)
-    kept = valid.view(-1, 1, 1)
+    finite = torch.isfinite(before).flatten(1).all(1) & torch.isfinite(after).flatten(1).all(1)
+    kept = finite.view(-1, 1, 1)
     before, after = torch.where(kept, before, 0.0), torch.where(kept, after, 0.0)
     size = before.square().mean((1, 2), keepdim=True).sqrt()
     rate = torch.where(size > 0.0, 1.0 / size, 0.0)
+    valid = finite & (rate > 0.0).flatten()
     return Transition(before * rate, (after * rate).clamp(-_LARGEST, _LARGEST), targets, valid)
 
 
@@ -141,7 +143,7 @@ def module_losses(params: Params, seen: Transition, *, joint: bool) -> tuple[Ten
 def forward_errors(params: Params, seen: Transition) -> Tensor:
     """Curiosity ``|psi' - predicted psi'|^2``, or ``|g' - predicted g'|^2`` without an encoder, ``[M, N]``.
 
-    It is nan for tasks whose gradients are not finite.
+    It is nan for tasks that are not valid.
     """
     predicted = predict(params, encode(params, seen.before), seen.targets)
     errors = (encode(params, seen.after) - predicted).square().sum(-1)

@@ -151,6 +151,24 @@ def test_a_task_whose_gradients_are_not_finite_teaches_nothing_and_its_curiosity
     assert sample_weights(curious, temperature=1.0, clip=3.0).fell_back.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e30])
+@pytest.mark.parametrize("encoder", [True, False])
+def test_where_gradients_cannot_be_scaled_weights_are_equal_rather_than_the_labels(encoder, factor):
+    """The forward model is told the label, and would err on each class in its own way; the module learns nothing."""
+    before = random(TASKS, SAMPLES, SIZE, seed=1)
+    before[1] *= factor  # the squares of the greater are infinite
+    seen = transition(before, random(TASKS, SAMPLES, SIZE, seed=2), some_transition().targets)
+    assert seen.valid.tolist() == [True, False, True]
+    params = fresh(encoder=encoder)
+    weights = sample_weights(forward_errors(params, seen), temperature=1.0, clip=3.0)
+    assert weights.fell_back.tolist() == [False, True, False]
+    assert_close(weights.values[1], torch.ones(SAMPLES))
+    assert weights.values[0].std() > 0.01
+    forward, inverse = module_losses(params, seen, joint=True)
+    assert float(forward[1]) == float(inverse[1]) == 0.0
+    assert float(forward[0]) > 0.0
+
+
 def test_measures_that_are_not_learned_by_hand():
     """Gradients (3, 4), (3, -4) and 0: lengths 5, 5 and 0; their mean is along the first axis, cosines 3 / 5."""
     slopes, losses = tensor([[[3.0, 4.0], [3.0, -4.0], [0.0, 0.0]]]), tensor([[0.5, 2.0, 1.0]])
