@@ -154,7 +154,7 @@ def described(
         "tasks": protocol.tasks,
         "steps": protocol.steps,
         "consolidate": sequencer.consolidate,
-        "strength": sequencer.strength,
+        "strength": float(f"{sequencer.strength:.6g}"),  # what was kept as float32 is 0.1 again
         "decay": protocol.decay,
         "mean_one": protocol.mean_one,
         "seed": seed,
