@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -135,23 +136,27 @@ class _Fold(torch.autograd.Function):
 @lru_cache(maxsize=64)
 def _pixels(count: int, height: int, width: int, stride: int, device: torch.device) -> Tensor:
     """The pixel in every place of every patch, in order; outside the image, one more than there are."""
-    rows, columns = (
-        torch.arange(0, length, stride).unsqueeze(1) + torch.arange(-1, 2) for length in (height, width)
-    )  # [positions, 3]
-    rows, columns = rows[:, None, :, None], columns[None, :, None, :]  # [down, across, 3, 3]
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    images = torch.arange(count).view(-1, 1, 1, 1, 1) * (height * width)
-    pixels = torch.where(inside, images + rows * width + columns, count * height * width)
-    return pixels.flatten().to(device, torch.int32)
+    return torch.from_numpy(_pixel_numbers(count, height, width, stride)).to(device)
 
 
 @lru_cache(maxsize=64)
 def _places(count: int, height: int, width: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places in patches, pixel by pixel, and where each pixel's begin."""
-    pixels = _pixels(count, height, width, stride, torch.device("cpu"))
-    ordered, places = pixels.sort(stable=True)
-    starts = torch.searchsorted(ordered, torch.arange(count * height * width + 1, dtype=torch.int32))
-    return places[: starts[-1]].to(device, torch.int32), starts[:-1].to(device, torch.int32)
+    pixels = _pixel_numbers(count, height, width, stride)
+    places = np.argsort(pixels, kind="stable").astype(np.int32)
+    ends = np.bincount(pixels, minlength=count * height * width + 1).cumsum(dtype=np.int32)[:-1]
+    starts = np.concatenate([np.zeros(1, np.int32), ends])
+    return torch.from_numpy(places[: starts[-1]]).to(device), torch.from_numpy(starts[:-1]).to(device)
+
+
+def _pixel_numbers(count: int, height: int, width: int, stride: int) -> np.ndarray:
+    """``_pixels`` in NumPy, flat and of 32 bits: a tracer would write torch's operations down, and refuse to look at
+    their values."""
+    rows, columns = (np.arange(0, length, stride)[:, None] + np.arange(-1, 2) for length in (height, width))
+    rows, columns = rows[:, None, :, None], columns[None, :, None, :]  # [down, across, 3, 3]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    images = np.arange(count).reshape(-1, 1, 1, 1, 1) * (height * width)
+    return np.where(inside, images + rows * width + columns, count * height * width).astype(np.int32).ravel()
 
 
 class _Normalize(torch.autograd.Function):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from metarl import conv
 from metarl.compiled import compile_function
-from metarl.models import mlp_model
+from metarl.models import conv_model, mlp_model
 from metarl.trees import add_scaled, expand, gradients, leaves
 from metarl.types import Params
 
@@ -74,3 +75,28 @@ def test_a_traced_meta_gradient_equals_the_eager_one_on_other_data(monkeypatch):
         theta = MODEL.init(torch.Generator().manual_seed(seed))
         arguments = (theta, eta, batch(seed), batch(seed + 10))
         assert_close(compiled(*arguments), meta_gradient(*arguments))
+
+
+@pytest.mark.parametrize("size", [(9, 7), (25, 17)])
+def test_a_convolution_is_traced_whether_or_not_its_patches_were_laid_out_before(monkeypatch, size):
+    """The first process to train is where they were not: where pixels lie must be no part of what is traced."""
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, examples: graph)
+    model = conv_model((1, *size), 3, filters=2)
+
+    def slopes(theta: Params, images: Tensor, targets: Tensor) -> Params:
+        point = leaves(theta)
+        phi = expand(point, TASKS)
+        inner = gradients((model(phi, images) - targets).square().sum(), phi)
+        return gradients((model(add_scaled(phi, inner, -0.1), images) - targets).square().sum(), point)
+
+    def drawn(seed: int) -> tuple[Params, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(TASKS, EXAMPLES, 1, *size, generator=generator)
+        return model.init(generator), images, torch.randn(TASKS, EXAMPLES, 3, generator=generator)
+
+    for cached in (conv._pixels, conv._places):
+        cached.cache_clear()
+    compiled = compile_function(slopes)
+    for seed in (0, 1):
+        assert_close(compiled(*drawn(seed)), slopes(*drawn(seed)), rtol=1e-4, atol=1e-5)
+    assert_close(compile_function(slopes)(*drawn(2)), slopes(*drawn(2)), rtol=1e-4, atol=1e-5)
