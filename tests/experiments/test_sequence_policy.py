@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ import numpy as np
 import pytest
 
 from metarl.experiments.cli import main
+from metarl.experiments.runs import load_run
+from metarl.inner.policy_problem import PolicyLearner
+from metarl.reinforcement.algorithms import make_free_learner, make_learner
+from metarl.reinforcement.collecting import evaluate
+from metarl.reinforcement.sequences import draw_sequences
+from metarl.rollout.sample import EpisodeSeeds
+from metarl.rollout.seeding import Stream, generator
 
 SMALL = ["--iterations", "2", "--meta-batch-size", "3", "--held-out-every", "0"]
 SHORT = [*SMALL, "--rollout.horizon", "5", "--rollout.episodes", "2"]
@@ -53,3 +61,24 @@ def test_what_keeps_nothing_and_what_was_not_measured_are_refused(tmp_path: Path
     ):
         assert main(["sequence", str(trained(tmp_path, algorithm)), *flags]) != 0
         assert complaint in " ".join(capsys.readouterr().err.split())
+
+
+def test_as_many_episodes_are_collected_as_asked_for_and_tasks_alone_are_held_as_in_training(tmp_path: Path):
+    run = trained(tmp_path, "fame", "--inner.steps", "1", "--elastic.strength", "1000")
+    found = sequenced(run, "--episodes", "6", "--seed", "3")
+    assert found["shots"] == 6
+    loaded = load_run(run)
+    train, meta, policy = loaded.config.train, loaded.state.meta, loaded.learner
+    assert train.rollout.episodes == 2
+    rollout, family = replace(train.rollout, episodes=6), loaded.config.family
+    tasks = draw_sequences(family, generator(3, Stream.EVALUATION_TASKS), 4, 3)
+    sizes = [train.inner.step_size] * 2
+
+    def alone(learner: PolicyLearner) -> float:
+        seeds = [EpisodeSeeds(3, Stream.EVALUATION_ROLLOUTS, (place, 2)) for place in range(3)]
+        rows = [evaluate(family, learner, meta, some, rollout, own) for some, own in zip(tasks, seeds, strict=True)]
+        return float(np.mean([row.returns[-1] for row in rows]))
+
+    held, free = make_learner(policy, train, sizes, held=meta.elastic), make_free_learner(policy, train, sizes)
+    assert found["alone"]["mean"] == pytest.approx(alone(held), abs=1e-6)
+    assert found["alone"]["mean"] != pytest.approx(alone(free), abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch.testing import assert_close
 
 import metarl.envs
 from metarl.engine import Clock, TrainState
-from metarl.inner.adapt import unadapted
-from metarl.inner.policy_problem import PolicyLearner
+from metarl.inner.adapt import inner_step, unadapted
+from metarl.inner.policy_problem import InnerConfig, PolicyLearner
 from metarl.policies.base import PolicyConfig
 from metarl.reinforcement.algorithms import make_learner
 from metarl.reinforcement.collecting import collect
 from metarl.reinforcement.config import MetaTrainConfig
 from metarl.reinforcement.curiosity_config import CuriosityConfig
 from metarl.reinforcement.curious_episodes import EpisodeCuriosity, with_steps
+from metarl.reinforcement.curious_updates import own
 from metarl.reinforcement.meta_learner import initial_state
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
@@ -28,7 +30,7 @@ from metarl.trees import expand
 from metarl.types import Params, Rollouts
 from metarl.variants import curiosity as module
 from metarl.variants.curiosity import Transition
-from metarl.variants.episode_gradients import unweighted
+from metarl.variants.episode_gradients import look_ahead, unweighted
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
 CARTPOLE: Any = metarl.make_family("cartpole")
@@ -163,3 +165,33 @@ def test_what_the_module_learns_of_are_all_inner_steps_episodes_that_happened_in
     parts = [module.module_losses(params, each, joint=False) for each in (first, with_steps([second], masks[1:]))]
     assert_close(forward[0], 0.75 * parts[0][0][0] + 0.25 * parts[1][0][0])
     assert_close(inverse[0], 0.75 * parts[0][1][0] + 0.25 * parts[1][1][0])
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_module_takes_adams_steps_on_what_every_weighted_inner_step_started_from(joint):
+    """Gradients around each step are those without weights, and the next one starts where the weighted one ended."""
+    config = replace(config_of("features", joint=joint, learning_rate=0.01), inner=InnerConfig(steps=2), task_chunk=2)
+    policy, state = initial_state(NAVIGATION, config)
+    learner, made = make_learner(policy, config), EpisodeCuriosity(config.curiosity, policy)
+    tasks, seeds = NAVIGATION.sample(np.random.default_rng(0), TASKS), EpisodeSeeds(0, Stream.EVALUATION_ROLLOUTS, ())
+    support = collect(NAVIGATION, learner, state.meta, tasks, config.rollout, seeds, Clock())[0].support
+    assert all(float((batch.weights - 1.0).abs().max()) > 0.1 for batch in support)
+    start = unadapted(learner, expand(state.meta.theta, TASKS))
+    middle = inner_step(learner, {}, start, support[0]).forget()
+    seen = [
+        look_ahead(learner, {}, before, unweighted(batch), "last", 1)
+        for before, batch in zip((start, middle), support, strict=True)
+    ]
+    params = {name: value.clone().requires_grad_() for name, value in own(state.meta.eta).items()}
+    optimizer = torch.optim.Adam(params.values(), lr=0.01)
+    for _ in range(3):
+        forward, inverse = (
+            torch.stack(each).mean()
+            for each in zip(*(module.module_losses(params, step, joint=joint) for step in seen), strict=True)
+        )
+        optimizer.zero_grad()
+        (0.2 * forward + 0.8 * inverse).backward()
+        optimizer.step()
+    lesson = made.learn(state, learner, support, torch.Generator())
+    assert_close(own(lesson.eta), {name: value.detach() for name, value in params.items()}, rtol=1e-3, atol=1e-5)
+    assert lesson.metrics["curiosity/forward_loss"] == pytest.approx(float(forward.detach()), rel=1e-4)

@@ -95,6 +95,16 @@ def test_every_step_is_pulled_back_by_step_size_strength_and_importance():
         assert_close(twice[name], start[name] + factor * (further[name] - start[name]))
 
 
+def test_what_was_important_is_measured_whether_or_not_the_update_is_refused():
+    """A trust region that accepts nothing: the same tasks leave the same importances, and theta stays."""
+    refused = replace(TINY, outer=replace(TINY.outer, max_kl=1e-30, line_search_steps=1), iterations=1)
+    found, accepted = (run(config)[0].state for config in (refused, replace(TINY, iterations=1)))
+    assert (found.failures, accepted.failures) == (1, 0)
+    assert_close(found.meta.elastic, accepted.meta.elastic, rtol=0.0, atol=0.0)
+    assert all(bool(value.any()) for value in importance_of(found.meta.elastic).values())
+    assert_close(found.meta.theta, initial_state(NAVIGATION, refused)[1].meta.theta, rtol=0.0, atol=0.0)
+
+
 def test_importance_is_the_policys_fisher_at_the_adapted_policies_on_the_query_and_groups_do_not_matter():
     policy, state, data = collected(TINY)
     phi = adapt(make_learner(policy, TINY, held=state.meta.elastic), {}, expand(state.meta.theta, 4), data.support).phi

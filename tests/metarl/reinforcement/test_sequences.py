@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 import metarl.envs
@@ -27,6 +28,9 @@ from metarl.reinforcement.sequences import draw_sequences, judge_sequences, make
 from metarl.rollout.collect import RolloutConfig
 from metarl.rollout.sample import EpisodeSeeds
 from metarl.rollout.seeding import Stream
+from metarl.types import Params, Rollouts
+from metarl.variants.fame import ElasticConfig
+from metarl.variants.policy_importance import POLICY_MEASURES
 from metarl.variants.sequences import SequenceConfig
 
 NAVIGATION: Any = metarl.make_family("navigation-2d")
@@ -90,6 +94,123 @@ def test_parameters_go_on_from_task_to_task():
         if place < 3:
             seeds = SEEDS._replace(path=(place, 0))
             phi = sequences._learn(NAVIGATION, sequencer, phi, {}, tasks[place], TINY.rollout, seeds)
+
+
+def test_importances_of_tasks_just_learned_add_up_and_fade_by_the_decay():
+    """The first task leaves 1 for every parameter, the second 4, the third 9, so that with decay 1/2 the last is held
+    by 9 + 4/2 + 1/4; each is measured where its task was learned, on the episodes that judged it there."""
+    policy, state = initial_state(NAVIGATION, TINY)
+    tasks = draw_sequences(NAVIGATION, np.random.default_rng(0), 4, 4)
+    how = replace(SHORT, tasks=4, consolidate="fisher", strength=2.0, decay=0.5)
+    seen: list[tuple[Params, Rollouts]] = []
+
+    def squares(_: Policy, phi: Params, batch: Rollouts) -> Params:
+        seen.append((phi, batch))
+        return {name: torch.full_like(value, float(len(seen)) ** 2) for name, value in phi.items()}
+
+    train = replace(TINY, task_chunk=4)  # all sequences are measured in one call
+    sequencer = make_sequencer(policy, state.meta, train, how)._replace(measure=squares)
+    found = judge_sequences(NAVIGATION, sequencer, tasks, TINY.rollout, SEEDS)["return"]
+    assert len(seen) == 3
+    phi = {name: value.expand(4, *value.shape) for name, value in state.meta.theta.items()}
+    for place, weight in enumerate((0.0, 1.0, 4.5, 11.25)):
+        held = {name: torch.full_like(value, weight) for name, value in phi.items()} if place else {}
+        phi = sequences._learn(
+            NAVIGATION, sequencer, phi, held, tasks[place], TINY.rollout, SEEDS._replace(path=(place, 0))
+        )
+        batches = sequences._judge_all(NAVIGATION, sequencer, phi, tasks, TINY.rollout, SEEDS)
+        np.testing.assert_array_equal(found[place + 1], [batch.returns for batch in batches])
+        if place < 3:
+            assert_close(seen[place][0], phi, rtol=0.0, atol=0.0)
+            assert_close(seen[place][1], batches[place].rollouts, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("name", ["fisher", "empirical-fisher"])
+def test_a_run_measures_in_sequence_by_its_own_importance_and_what_it_is_told_to_scale(name, mean):
+    """Of ``own`` it is that of the run; the mean over the network is 1 of each sequence, or what it is."""
+    config = replace(TINY, algorithm="fame", elastic=ElasticConfig(importance=name))
+    policy, state = initial_state(NAVIGATION, config)
+    ones = {key: torch.ones_like(value) for key, value in state.meta.theta.items()}
+    meta = state.meta._replace(elastic=state.meta.elastic | held_by(ones))
+    tasks = draw_sequences(NAVIGATION, np.random.default_rng(0), 4, 2)
+    plain = make_sequencer(policy, state.meta, TINY, SHORT)
+    phi = {key: value.expand(4, *value.shape) for key, value in state.meta.theta.items()}
+    batch = sequences._judge_all(NAVIGATION, plain, phi, tasks, TINY.rollout, SEEDS)[0].rollouts
+    expected = POLICY_MEASURES[name](policy, phi, batch)
+    if mean:
+        rows = torch.cat([value.flatten(1) for value in expected.values()], 1).mean(1)
+        expected = {key: value / rows.view(-1, *[1] * (value.ndim - 1)) for key, value in expected.items()}
+    for how, train in (("own", config), (name, TINY)):
+        sequencer = make_sequencer(policy, meta, train, replace(SHORT, consolidate=how, mean_one=mean))
+        assert sequencer.measure is not None
+        assert_close(sequencer.measure(policy, phi, batch), expected)
+
+
+def test_a_strength_that_is_given_is_in_force():
+    policy, state, config = fame()
+    ones = {name: torch.ones_like(value) for name, value in state.meta.theta.items()}
+    meta = state.meta._replace(elastic=state.meta.elastic | held_by(ones))
+    for how in ("own", "own-fixed", "fisher"):
+        assert make_sequencer(policy, meta, config, replace(SHORT, consolidate=how, strength=7.0)).strength == 7.0
+    assert make_sequencer(policy, meta, config, replace(SHORT, consolidate="fisher")).strength == 1.0
+
+
+NORMALIZED = replace(TINY, rollout=replace(TINY.rollout, normalize_observations=True))
+STATISTICS = {
+    "mean": torch.tensor([0.3, -0.2], dtype=torch.float64),
+    "variance": torch.tensor([4.0, 0.25], dtype=torch.float64),
+    "count": torch.tensor(100.0, dtype=torch.float64),
+}
+
+
+def test_observations_are_scaled_as_in_training_where_tasks_are_judged():
+    """Episodes start at 0: 0.3 over 2 below the mean, and 0.2 over 0.5 above."""
+    policy, state = initial_state(NAVIGATION, NORMALIZED)
+    sequencer = make_sequencer(policy, state.meta._replace(normalizer=STATISTICS), NORMALIZED, SHORT)
+    tasks = draw_sequences(NAVIGATION, np.random.default_rng(0), 4, 3)
+    phi = {name: value.expand(4, *value.shape) for name, value in state.meta.theta.items()}
+    for batch in sequences._judge_all(NAVIGATION, sequencer, phi, tasks, TINY.rollout, SEEDS):
+        first = batch.rollouts.observations[:, :, 0]
+        assert_close(first, torch.tensor([-0.15, 0.4]).expand_as(first))
+
+
+def test_observations_are_scaled_as_in_training_where_tasks_are_learned():
+    policy, state = initial_state(NAVIGATION, NORMALIZED)
+    tasks = draw_sequences(NAVIGATION, np.random.default_rng(0), 4, 3)
+    phi = {name: value.expand(4, *value.shape) for name, value in state.meta.theta.items()}
+    path = SEEDS._replace(path=(7,))
+    learned = []
+    for statistics in (STATISTICS, state.meta.normalizer):
+        meta = state.meta._replace(normalizer=statistics)
+        sequencer = make_sequencer(policy, meta, NORMALIZED, SHORT)
+        found = sequences._learn(NAVIGATION, sequencer, phi, {}, tasks[0], NORMALIZED.rollout, path)
+        learner = make_learner(policy, NORMALIZED, [0.1, 0.1])
+        expected = evaluate(NAVIGATION, learner, meta, tasks[0], NORMALIZED.rollout, path).adapted[-1]
+        assert_close(found, expected, rtol=0.0, atol=0.0)
+        learned.append(found)
+    assert any(float((learned[0][name] - learned[1][name]).abs().max()) > 1e-3 for name in phi)
+
+
+def test_the_noise_of_a_judgment_is_that_of_every_other_one_of_the_task():
+    """Actions lie as many deviations from their means, whatever the parameters; each task has noise of its own."""
+    policy, state = initial_state(NAVIGATION, TINY)
+    sequencer = make_sequencer(policy, state.meta, TINY, SHORT)
+    tasks = draw_sequences(NAVIGATION, np.random.default_rng(0), 4, 3)
+    start = {name: value.expand(4, *value.shape) for name, value in state.meta.theta.items()}
+
+    def noise(phi: Params) -> list[Tensor]:
+        found = []
+        for batch in sequences._judge_all(NAVIGATION, sequencer, phi, tasks, TINY.rollout, SEEDS):
+            rollouts = batch.rollouts
+            mean, log_std = rollouts.behavior["mean"], rollouts.behavior["log_std"]
+            found.append((rollouts.actions.flatten(1, 2) - mean) / log_std.exp())
+        return found
+
+    first, second = noise(start), noise({name: value + 0.1 for name, value in start.items()})
+    for one, other in zip(first, second, strict=True):
+        assert_close(one, other, rtol=1e-3, atol=1e-3)
+    assert float((first[0] - first[1]).abs().mean()) > 0.1
 
 
 def test_consolidation_changes_nothing_before_the_second_task_and_holds_firmly_from_then_on():

@@ -21,6 +21,7 @@ from metarl.variants.transition_curiosity import (
     infer,
     init,
     module_losses,
+    predict,
     running_deviation,
     surprise,
     transitions,
@@ -170,10 +171,17 @@ def test_the_forward_models_error_falls_on_transitions_seen_again_and_unseen_one
 
 
 def test_the_inverse_model_recovers_actions_that_show_and_not_those_that_do_not():
-    before, actions = normal(128, 2), normal(128, 1, seed=1)
-    shown = Transitions(before, actions, before + torch.cat([actions, torch.zeros_like(actions)], -1))
-    _, losses = trained(shown, (), 400)
-    assert losses[-1][1] < 0.05 * float(actions.var())
+    """The first of two numbers moves the first coordinate; the second does nothing, and fresh ones stay unknown."""
+
+    def moved(seed: int) -> Transitions:
+        before, actions = normal(1000, 2, seed=seed), normal(1000, 2, seed=seed + 1)
+        return Transitions(before, actions, before + torch.stack([actions[:, 0], torch.zeros(1000)], -1))
+
+    params, fresh = trained(moved(0), (), 300)[0], moved(2)
+    inferred = infer(params, encode(params, fresh.before), encode(params, fresh.after))
+    errors = (inferred - fresh.actions).square().mean(0)
+    assert float(errors[0]) < 0.2
+    assert float(errors[1]) > 0.8
 
 
 def test_the_inverse_model_recovers_choices_that_show_and_not_those_that_do_not():
@@ -187,6 +195,25 @@ def test_the_inverse_model_recovers_choices_that_show_and_not_those_that_do_not(
     )
     assert first > 0.95
     assert second < 0.45
+
+
+def test_the_forward_model_sees_which_option_of_each_choice_was_taken():
+    """Each option adds a row of its own to the features: of the first choice 0 or 1, of the second 10, 20 or 30."""
+    rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 10.0], [0.0, 20.0], [0.0, 30.0]])
+    params = {"forward/weight_0": torch.cat([torch.zeros(2, 5), torch.eye(5)]), "forward/bias_0": torch.zeros(5)}
+    params |= {"forward/weight_1": rows, "forward/bias_1": torch.zeros(2)}
+    taken = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, 1.0]])
+    found = predict(params, torch.full((3, 2), 0.5), taken, (2, 3))
+    assert_close(found, 0.5 + torch.tensor([[0.0, 10.0], [1.0, 30.0], [1.0, 20.0]]))
+
+
+def test_the_forward_model_learns_what_choices_do():
+    """Where they alone tell where the next observation lies, it is foreseen only by them."""
+    choices = torch.randint(4, (400, 1), generator=torch.Generator().manual_seed(0)).float()
+    places = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    seen = Transitions(torch.zeros(400, 2), choices, places[choices[:, 0].long()])
+    _, losses = trained(seen, (4,), 300)
+    assert losses[-1][0] < 0.05 * losses[0][0]
 
 
 def _moved_by_choices(seed: int) -> Transitions:
