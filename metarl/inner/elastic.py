@@ -32,7 +32,8 @@ def elastic(rule: InnerRule, importance: Params, strength: Strength, step_size: 
         rule: what is wrapped; of it and of the wrapper the state is one dict.
         importance: F of every parameter, by its name, shaped like it or with a leading ``[M]``.
         strength: lambda, 0 or more.
-        step_size: of the rule.
+        step_size: of the rule. Where step sizes are learned (Meta-SGD) it is the nominal one that they started from:
+            a parameter whose own is another rests as if its strength were multiplied by nominal over learned.
 
     Raises:
         ValueError: if a fixed strength is negative or not finite, or the importances are of another network.

@@ -1,6 +1,7 @@
 """Tasks of policies that arrive one after another: parameters go on from one to the next and are never set back.
 
-It is the protocol of ``few_shot.sequences``, with rollouts for examples.
+It is the protocol of ``few_shot.sequences``, with rollouts for examples. Importance is measured not on what a task was
+learned from, which other parameters collected, but on the episodes that judge it once it is learned.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class PolicySequencer(NamedTuple):
     importance: Params
     """Before the first task, shaped like ``meta.theta``; empty: nothing holds."""
     measure: PolicyMeasure | None
-    """Importance on a task just learned; None: it leaves none."""
+    """Importance on a task just learned, of episodes collected since; None: it leaves none."""
     consolidate: Consolidation
     """What ``importance`` and ``measure`` are called."""
     strength: float
@@ -204,7 +205,7 @@ def _judge_all(
 
 
 def _measured(sequencer: PolicySequencer, phi: Params, batch: Rollouts) -> Params:
-    """Importances on a task just learned, ``[M, ...]``, on fresh episodes of what learned it."""
+    """Importances on a task just learned, ``[M, ...]``, on the episodes ``batch`` that ``phi`` collected since."""
     learner, measure = sequencer.learner, sequencer.measure
     size, count = learner.task_chunk, len(batch.mask)
     groups = [slice(start, start + size) for start in range(0, count, size)]

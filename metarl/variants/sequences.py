@@ -20,9 +20,9 @@ class SequenceConfig:
     """Gradient steps on each (K)."""
     consolidate: Consolidation | None = None
     """What holds parameters in place once a task is learned: nothing (none), how important each was on the task's
-    support, by Fisher information (elastic weight consolidation) or memory-aware synapses, or (own) the importance of
-    training's tasks that the run itself kept, to which that of the sequence's is added, or (own-fixed) is not. Own if
-    the run has any, else none, if left out."""
+    support (of policies on episodes collected after it was learned), by Fisher information (elastic weight
+    consolidation) or memory-aware synapses, or (own) the importance of training's tasks that the run itself kept, to
+    which that of the sequence's is added, or (own-fixed) is not. Own if the run has any, else none, if left out."""
     strength: float | None = None
     """Lambda: later losses have lambda / 2 times importance times squared distance to where the task before ended. The
     run's own for own and own-fixed, 1 for the others, if left out."""

@@ -120,7 +120,7 @@ def count_surprises(params: Params, surprises: Tensor) -> Params:
         mean      <- mean + a (mean_new - mean)
         variance  <- (1 - a) variance + a variance_new + a (1 - a) (mean_new - mean)^2
 
-    (Chan et al. 1983, The American Statistician 37, eq. 2.1), in which no two large numbers are subtracted.
+    (as Chan et al. 1979, Stanford STAN-CS-79-773, eq. 2.1), in which no two large numbers are subtracted.
     """
     weight, mean, variance = (params[name] for name in _MOMENTS)
     found = surprises.var(correction=0) if surprises.numel() else variance
