@@ -47,8 +47,12 @@ WAYS: dict[str, CuriosityConfig] = {
     "features": _GRADIENT,
     "features, no inverse model": dataclasses.replace(_GRADIENT, forward_weight=1.0, joint=True),
     "features, tasks too": dataclasses.replace(_GRADIENT, outer=True),
+    "none, shorter steps": CuriosityConfig(),
 }
-"""How the support is weighted; the first is what all others are compared with."""
+"""How the support is weighted; the first is what all others are compared with. Weights by direction shorten the inner
+step, so that steps of three quarters of its size stand beside them."""
+SHORTER = {"none, shorter steps": 0.3}
+"""Inner step sizes of the ways that have another."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "1 shot": {"queries": 3},
@@ -123,7 +127,8 @@ def main() -> None:
 def train_and_judge(study: Study, way: str, setting: str, seed: int) -> Judged:
     """One training run, and what its weights look at; the first seed's with a picture."""
     family = make_family("omniglot", **SETTINGS[setting], **({"data": study.data} if study.data else {}))
-    train = dataclasses.replace(TRAIN, curiosity=WAYS[way], seed=seed)
+    inner = dataclasses.replace(TRAIN.inner, step_size=SHORTER.get(way, TRAIN.inner.step_size))
+    train = dataclasses.replace(TRAIN, inner=inner, curiosity=WAYS[way], seed=seed)
     config = RunConfig(family_name="omniglot", preset="curiosity", family=family, train=train)
     learner, state = kind_of(family).prepare(config)
     with single_threaded():
