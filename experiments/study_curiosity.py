@@ -124,12 +124,18 @@ def main() -> None:
     console.print(markdown(content), markup=False, soft_wrap=True)
 
 
-def train_and_judge(study: Study, way: str, setting: str, seed: int) -> Judged:
-    """One training run, and what its weights look at; the first seed's with a picture."""
+def run_config(study: Study, way: str, setting: str, seed: int) -> RunConfig:
+    """The training run of a way to weight."""
     family = make_family("omniglot", **SETTINGS[setting], **({"data": study.data} if study.data else {}))
     inner = dataclasses.replace(TRAIN.inner, step_size=SHORTER.get(way, TRAIN.inner.step_size))
     train = dataclasses.replace(TRAIN, inner=inner, curiosity=WAYS[way], seed=seed)
-    config = RunConfig(family_name="omniglot", preset="curiosity", family=family, train=train)
+    return RunConfig(family_name="omniglot", preset="curiosity", family=family, train=train)
+
+
+def train_and_judge(study: Study, way: str, setting: str, seed: int) -> Judged:
+    """One training run, and what its weights look at; the first seed's with a picture."""
+    config = run_config(study, way, setting, seed)
+    family, train = config.family, config.train
     learner, state = kind_of(family).prepare(config)
     with single_threaded():
         for iteration in meta_train(FewShotMetaLearner(family, learner, train), train, state):

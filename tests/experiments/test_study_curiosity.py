@@ -12,7 +12,7 @@ from PIL import Image
 
 from metarl.experiments import study_curiosity
 from metarl.experiments.curiosity_pictures import mislabeled
-from metarl.experiments.study_curiosity import SETTINGS, Study, main, markdown
+from metarl.experiments.study_curiosity import SETTINGS, WAYS, Study, main, markdown, run_config
 from metarl.few_shot.config import NetConfig
 from metarl.tasks import make_family
 
@@ -72,6 +72,14 @@ def test_the_table_compares_with_no_weights_seed_by_seed():
     assert none == f"| {NOISY} | none | 2 | 85.00 ± 63.53 % |  |  |  |"
     half = 12.706 * np.std([1.0, 3.0], ddof=1) / 2**0.5
     assert loss == f"| {NOISY} | loss | 2 | 87.00 ± 76.24 % | +2.00 ± {half:.2f} | 1.25 | 0.50 |"
+
+
+def test_every_way_reaches_the_training(real_omniglot: Path):
+    study = Study(data=str(real_omniglot))
+    runs = {way: run_config(study, way, NOISY, 3) for way in WAYS}
+    assert all(run.train.seed == 3 and run.family.label_noise == 0.2 for run in runs.values())
+    assert len({(repr(run.train.curiosity), run.train.inner.step_size) for run in runs.values()}) == len(WAYS)
+    assert runs["none, shorter steps"].train.inner.step_size < runs["none"].train.inner.step_size
 
 
 def test_an_unknown_way_is_refused():
