@@ -62,7 +62,8 @@ def run_config(setting: Setting, name: str, seed: int) -> RunConfig:
 
 
 NAIVE = Holding("none")
-_OWN = tuple(Holding("own", strength) for strength in (None, 1.0, 3.0, 10.0, 100.0))
+_OWN = tuple(Holding("own", strength) for strength in (None, 0.3, 1.0, 3.0, 10.0, 100.0))
+_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
 
 def _by(measure: Consolidation, *strengths: float) -> tuple[Holding, ...]:
@@ -70,8 +71,8 @@ def _by(measure: Consolidation, *strengths: float) -> tuple[Holding, ...]:
 
 
 _EXAMPLES: dict[str, Row] = {
-    "pretrain": Row("pretrain", (NAIVE, *_by("fisher", 1, 3, 10, 100), *_by("mas", 1, 3, 10, 100))),
-    "maml": Row("maml", (NAIVE, *_by("fisher", 1, 3, 10, 100), *_by("mas", 1, 3, 10, 100))),
+    "pretrain": Row("pretrain", (NAIVE, *_by("fisher", *_STRENGTHS), *_by("mas", *_STRENGTHS))),
+    "maml": Row("maml", (NAIVE, *_by("fisher", *_STRENGTHS), *_by("mas", *_STRENGTHS))),
     "reptile": Row("reptile", (NAIVE,)),
     "meta-lstm": Row("meta-lstm", (NAIVE,)),
     "fame": Row("fame", (NAIVE, *_OWN, Holding("fisher", 10.0))),
@@ -126,10 +127,10 @@ def _examples(family_name: str, start: FewShotConfig, **options: Any) -> Callabl
 
 
 _POLICIES: dict[str, Row] = {
-    "pretrain": Row("pretrain", (NAIVE, *_by("fisher", 1))),
-    "maml-trpo": Row("maml-trpo", (NAIVE, *_by("fisher", 0.1, 1, 10))),
+    "pretrain": Row("pretrain", (NAIVE, *_by("fisher", 1.0))),
+    "maml-trpo": Row("maml-trpo", (NAIVE, *_by("fisher", 0.1, 1.0, 10.0))),
     "reptile": Row("reptile", (NAIVE,)),
-    "fame": Row("fame", (NAIVE, Holding("own"), *_by("own", 1, 10))),
+    "fame": Row("fame", (NAIVE, Holding("own"), *_by("own", 1.0, 10.0))),
 }
 
 

@@ -72,7 +72,7 @@ def test_as_many_episodes_are_collected_as_asked_for_and_tasks_alone_are_held_as
     assert train.rollout.episodes == 2
     rollout, family = replace(train.rollout, episodes=6), loaded.config.family
     tasks = draw_sequences(family, generator(3, Stream.EVALUATION_TASKS), 4, 3)
-    sizes = [train.inner.step_size] * 2
+    sizes = train.inner.step_sizes(2)
 
     def alone(learner: PolicyLearner) -> float:
         seeds = [EpisodeSeeds(3, Stream.EVALUATION_ROLLOUTS, (place, 2)) for place in range(3)]

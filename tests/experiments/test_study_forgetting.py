@@ -46,7 +46,7 @@ def test_what_is_made_is_kept_drawn_and_not_made_again(tmp_path, few, monkeypatc
     first = study(tmp_path, monkeypatch)
     assert [(run["learner"], run["consolidate"], run["strength"]) for run in first["runs"]] == [
         ("maml", "none", None),
-        ("maml", "fisher", 1.0),
+        ("maml", "fisher", 0.1),
         ("fame", "none", None),
         ("fame", "own", None),
     ]

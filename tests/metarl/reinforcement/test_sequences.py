@@ -185,7 +185,7 @@ def test_observations_are_scaled_as_in_training_where_tasks_are_learned():
         meta = state.meta._replace(normalizer=statistics)
         sequencer = make_sequencer(policy, meta, NORMALIZED, SHORT)
         found = sequences._learn(NAVIGATION, sequencer, phi, {}, tasks[0], NORMALIZED.rollout, path)
-        learner = make_learner(policy, NORMALIZED, [0.1, 0.1])
+        learner = make_learner(policy, NORMALIZED, NORMALIZED.inner.step_sizes(2))
         expected = evaluate(NAVIGATION, learner, meta, tasks[0], NORMALIZED.rollout, path).adapted[-1]
         assert_close(found, expected, rtol=0.0, atol=0.0)
         learned.append(found)
