@@ -174,7 +174,7 @@ SETTINGS: dict[FamilyName, Setting] = {
         tasks=5,
         steps=_OMNIGLOT.inner.steps,
         own_steps={"pretrain": 10},
-        pictured=(("maml", NAIVE), ("fame", Holding("own", 10.0))),
+        pictured=(("maml", NAIVE), ("fame", Holding("own", 1.0))),
     ),
     "navigation-2d": _NAVIGATION,
     # Two directions are all that there are, and only the first of two tasks can be forgotten.
