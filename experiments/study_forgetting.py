@@ -59,7 +59,7 @@ def main() -> None:
     study, console = tyro.cli(Study), Console()
     setting = SETTINGS[study.family_name]
     path = study.output / f"{study.family_name}.json"
-    content = open_study(path, _described(study.family_name))
+    content = open_study(path, described(study.family_name))
     for seed in study.seeds:
         for name in study.learners or setting.rows:
             missing = [each for each in setting.rows[name].holdings if not _known(content, name, seed, each)]
@@ -111,7 +111,7 @@ def _judged(setting: Setting, run: Run, name: str, seed: int, holding: Holding) 
     return key(name, seed, holding) | {"in_force": found["strength"]} | {each: found[each] for each in kept}
 
 
-def _described(family_name: FamilyName) -> dict[str, Any]:
+def described(family_name: FamilyName) -> dict[str, Any]:
     setting = SETTINGS[family_name]
     runs = {name: run_config(setting, name, 1) for name in setting.rows}
     family, train = runs["fame"].family, runs["fame"].train

@@ -10,14 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from metarl.experiments import forgetting_tables, study_chain, study_curiosity, study_estimators, study_first_order
+from metarl.experiments import (
+    forgetting_tables,
+    study_chain,
+    study_curiosity,
+    study_estimators,
+    study_first_order,
+    study_forgetting,
+    study_phases,
+    study_policy_curiosity,
+)
 from metarl.experiments.cli import COMMANDS, main
 from metarl.experiments.descent_presets import RATES
 from metarl.experiments.figure_tables import page
+from metarl.experiments.forgetting_settings import SETTINGS
 from metarl.experiments.kinds import FEW_SHOT, kind_of
 from metarl.experiments.presets import preset_config, preset_for, presets_of
 from metarl.experiments.results import markdown, rows
 from metarl.experiments.results_few_shot import variants_markdown
+from metarl.experiments.study_file import open_study
 from metarl.few_shot.algorithms import ALGORITHMS
 from metarl.reinforcement import algorithms as reinforcement
 from metarl.reinforcement.config import MetaTrainConfig
@@ -192,11 +203,24 @@ def test_the_page_on_estimators_has_the_figures_of_the_study():
         assert "| " + " | ".join([name, *cells]) + " |" in cosines
 
 
-@pytest.mark.parametrize("family", ["sinusoid", "omniglot"])
-def test_the_page_of_sequences_has_the_table_of_the_study(family):
-    content = json.loads((ROOT / f"experiments/results/forgetting/{family}.json").read_text())
+@pytest.mark.parametrize("family", SETTINGS)
+def test_the_page_of_sequences_has_the_table_of_the_study_under_its_settings(family):
+    path = ROOT / f"experiments/results/forgetting/{family}.json"
+    content = open_study(path, study_forgetting.described(family))
     text = (DOCS / "sequences.md").read_text()
     assert between(text, family, f"end of {family}") == forgetting_tables.markdown(content)
+
+
+def test_the_page_of_fame_has_the_table_of_phases():
+    content = json.loads((ROOT / "experiments/results/forgetting/phases.json").read_text())
+    text = (DOCS / "algorithms" / "fame.md").read_text()
+    assert between(text, "phases", "end of phases") == study_phases.markdown(content)
+
+
+def test_the_page_of_curiosity_has_the_table_of_policies():
+    content = json.loads((ROOT / "experiments/results/curiosity/navigation-2d.json").read_text())
+    text = (DOCS / "curiosity.md").read_text()
+    assert between(text, "policies", "end of policies") == study_policy_curiosity.markdown(content)
 
 
 def test_the_page_of_curiosity_has_the_table_of_the_study():
