@@ -50,9 +50,18 @@ def markdown(content: Mapping[str, Any]) -> str:
                 continue
             strength = "its own" if holding.strength is None else f"{holding.strength:g}"
             how = ("nothing", "") if holding.consolidate == "none" else (holding.consolidate, strength)
-            cells = " | ".join(score_text(score, *mean_and_interval(each)) for each in values.values())
+            cells = " | ".join(_cell(score, each) for each in values.values())
             lines.append(f"| {name} | {how[0]} | {how[1]} | {len(values['alone'])} | {cells} |")
     return "\n".join(lines)
+
+
+def _cell(score: str, values: np.ndarray) -> str:
+    """Mean and interval over the seeds of which no sequence diverged."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return "diverged"
+    lost = len(values) - len(finite)
+    return score_text(score, *mean_and_interval(finite)) + (f", {lost} diverged" if lost else "")
 
 
 def draw(content: Mapping[str, Any], path: Path) -> None:

@@ -29,8 +29,9 @@ def test_the_table_has_means_over_seeds_of_what_is_there():
 
 
 def test_a_seed_that_diverged_is_told_and_the_picture_leaves_a_learner_without_numbers_out(tmp_path):
-    found = content("mse", 0.4, None)
-    assert "| maml | nothing |  | 2 | diverged |" in markdown(found)
+    found = content("mse", 0.4, None, 0.6)
+    assert f"| maml | nothing |  | 3 | 0.500 ± {12.706 * 0.1:.3f}, 1 diverged |" in markdown(found)
+    assert "| maml | nothing |  | 1 | diverged |" in markdown(content("mse", None))
     for run in found["runs"]:
         run["figures"] = {name: {"mean": None} for name in FIGURES}
     draw(found, tmp_path / "study.png")
