@@ -2,8 +2,8 @@
 
     python -m metarl.experiments.study_forgetting sinusoid
     python -m metarl.experiments.study_forgetting omniglot
-    python -m metarl.experiments.study_forgetting navigation-2d --seeds 1 2 3
-    python -m metarl.experiments.study_forgetting half-cheetah-dir --seeds 1 2 3
+    python -m metarl.experiments.study_forgetting navigation-2d
+    python -m metarl.experiments.study_forgetting half-cheetah-dir --seeds 1 2 3 --learners pretrain maml-trpo fame
 
 Every learner and seed is trained once, in a run of its own, and judged on the same sequences under every way to hold
 it. What is in the output file already is not made again. ``docs/sequences.md`` reads the results.
@@ -112,6 +112,7 @@ def _judged(setting: Setting, run: Run, name: str, seed: int, holding: Holding) 
 
 
 def described(family_name: FamilyName) -> dict[str, Any]:
+    """What all entries of a family's file have in common; a file with anything else is not gone on with."""
     setting = SETTINGS[family_name]
     runs = {name: run_config(setting, name, 1) for name in setting.rows}
     family, train = runs["fame"].family, runs["fame"].train

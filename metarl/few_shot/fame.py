@@ -131,5 +131,5 @@ class FameLearner(NamedTuple):
             held = remember(meta, measured, self.config, iteration=iteration, iterations=self.iterations)
         if self.config.phase and (iteration + 1) % self.config.phase == 0:
             running = importance_of(held)
-            held |= {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}
+            held = held | {f"{_PHASES}{name}": held[f"{_PHASES}{name}"] + value for name, value in running.items()}
         return held

@@ -173,13 +173,18 @@ def test_tasks_whose_importance_cannot_be_measured_are_left_out_and_counted(blob
 
 
 def test_importances_that_are_not_finite_are_left_out_and_those_before_stay():
-    learner, states = trained(CONFIG, 2)
+    """Also where a phase ends, at which those of phases grow, in what is returned alone."""
+    config = replace(CONFIG, elastic=ElasticConfig(strength=0.5, outer_strength=1.0, phase=3))
+    learner, states = trained(config, 2)
     meta = states[2].meta
     data = few_shot_data(FAMILY, FAMILY.sample(np.random.default_rng(0), 4), 3, "cpu")
 
     def broken(model, phi, examples, noise):
         return {name: torch.full_like(value, torch.nan) for name, value in phi.items()}
 
+    before = dict(meta.elastic)
     found = learner._replace(measure=broken).meta_gradient(meta, data, 2)
+    assert all(meta.elastic[name] is value for name, value in before.items())
+    assert_close(found.elastic["phases/weight_0"], importance_of(meta.elastic)["weight_0"])
     assert found.metrics["elastic/left_out"] == 4.0
     assert_close(importance_of(found.elastic), importance_of(meta.elastic), rtol=0.0, atol=0.0)
