@@ -65,7 +65,8 @@ def _cell(score: str, values: np.ndarray) -> str:
 
 
 def draw(content: Mapping[str, Any], path: Path) -> None:
-    """What is forgotten against what is learned: every learner a line over strengths."""
+    """What is forgotten against what is learned: every learner a line over strengths, medians over seeds, so that one
+    that diverged does not set the scale."""
     figure = Figure(figsize=(10.5, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -78,7 +79,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         if not held:
             continue
         x, first, second = (
-            about.factor * np.array([np.nanmean(over_seeds(content, name, each, what)) for each in held])
+            about.factor * np.array([np.nanmedian(over_seeds(content, name, each, what)) for each in held])
             for what in ("forgetting", "learning", "average")
         )
         label = name if measure == "none" else f"{name}, held by {measure}"
